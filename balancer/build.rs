@@ -1,6 +1,6 @@
-//! Tells the program which version it is, and packs the files of the page into it: each as it is and
-//! as gzip, under an address that changes with their content, so that browsers may keep them for
-//! good; and with the digest by which a page may carry it within itself.
+//! Sets the program's version and embeds the files of the page: each uncompressed and as gzip,
+//! under a path that changes with their content, so that browsers may keep them for good; and with
+//! the digest that allows a page to embed it.
 
 use std::error::Error;
 use std::fs;
@@ -60,8 +60,8 @@ fn pack() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The same text without what is for its readers here: lines that are comments, and the types in
-/// scripts, which stand in comments that begin with `/**`. No text of the page looks like either.
+/// The text without what is only for its developers: comment lines, and the types in scripts, which
+/// are in comments that begin with `/**`. No text of the page looks like either.
 fn without_comments(text: &str) -> String {
     let mut rest = text;
     let mut code = String::with_capacity(text.len());
@@ -78,7 +78,7 @@ fn without_comments(text: &str) -> String {
     lines.flat_map(|line| [line, "\n"]).collect()
 }
 
-/// The type of what browsers are given; none for what only the program reads.
+/// The media type of a file for browsers; `None` for files that only the program reads.
 fn kind(path: &Path) -> Option<&'static str> {
     match path.extension()?.to_str()? {
         "css" => Some("text/css; charset=utf-8"),
@@ -88,7 +88,7 @@ fn kind(path: &Path) -> Option<&'static str> {
     }
 }
 
-/// FNV-1a: enough to tell one edition of a file from the next.
+/// FNV-1a: sufficient to tell one edition of a file from the next.
 struct Edition(u64);
 
 impl Default for Edition {

@@ -1,4 +1,4 @@
-//! Tells the program which version it is.
+//! Embeds the version in the program.
 
 fn main() -> std::io::Result<()> {
     version::emit()

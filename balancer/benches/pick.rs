@@ -1,7 +1,7 @@
-//! What a pick costs, by policy and by the number of endpoints: nanoseconds, the best of ten rounds.
+//! Measures the cost of a pick, by policy and number of endpoints: nanoseconds, best of ten rounds.
 //!
-//! `cargo bench --workspace --bench pick`. The best round is the one that other programs disturbed
-//! least; a pick has no input that could make it luckier.
+//! `cargo bench --workspace --bench pick`. The best round is the one least disturbed by other
+//! programs; a pick has no input that could make it luckier.
 
 use std::error::Error;
 use std::hint::black_box;

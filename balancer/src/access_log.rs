@@ -1,8 +1,8 @@
 //! One line per request, written in pieces.
 //!
-//! Every thread formats its lines into a buffer of its own and hands it to the log's writer when it
-//! is large or a second old, so that a request costs some formatting and no system call. Lines of
-//! several threads never mix, because what is handed over are whole lines.
+//! Every thread formats its lines into its own buffer and hands it to the log's writer when it is
+//! large or a second old, so a request costs some formatting and no system call. Lines of different
+//! threads never mix, because only whole lines are handed over.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,17 +18,17 @@ use crate::headers::RequestId;
 use crate::log::{Appended, LogWriter, text};
 use crate::traffic::Flag;
 
-/// A buffer is written when it holds this much: rarely, since each time a thread is woken for it.
+/// A buffer is written when it reaches this size: rarely, because each write wakes a thread.
 const FULL: usize = 60 * 1024;
 
-/// What a line says about a request.
+/// The contents of a line about a request.
 #[derive(Debug)]
 pub struct Entry {
-    /// When its head had arrived.
+    /// When its head was complete.
     pub start: Instant,
     /// The request's head as the client sent it.
     pub head: Rc<request::Parts>,
-    /// Whether the client says what it is.
+    /// Whether the request has a `User-Agent`.
     pub has_agent: bool,
     /// The value of `X-Request-Id`: the client's, or a new one.
     pub request_id: Option<RequestId>,
@@ -43,7 +43,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// The beginning of a request.
+    /// An entry for a request that has just begun.
     pub fn new(head: &Rc<request::Parts>, has_agent: bool, start: Instant) -> Self {
         Self {
             start,
@@ -67,7 +67,7 @@ pub struct End {
     pub status: http::StatusCode,
     /// Bytes of its body that were sent.
     pub bytes_out: u64,
-    /// What became of it.
+    /// The outcome of the request.
     pub flag: Flag,
 }
 
@@ -77,12 +77,12 @@ pub struct Buffer {
     log: Arc<LogWriter>,
     format: LogFormat,
     lines: Vec<u8>,
-    /// When the second began that `stamp` stands for.
+    /// Start of the second that `stamp` represents.
     second: Option<Instant>,
     stamp: String,
 }
 
-/// Requests that are cut off at the end of a thread are noted too.
+/// Flushes, so that requests cut off when a thread ends are logged too.
 impl Drop for Buffer {
     fn drop(&mut self) {
         self.flush();
@@ -96,7 +96,7 @@ impl Buffer {
         Self { log, format, lines, second: None, stamp: String::new() }
     }
 
-    /// Adds the line of a request; `client` is who asked, as `X-Forwarded-For` tells the endpoint.
+    /// Adds the line of a request; `client` is the address that `X-Forwarded-For` names.
     pub fn add(&mut self, entry: &Entry, client: &HeaderValue, end: End) {
         let millisecond = self.set_stamp(end.now, SystemTime::now);
         match self.format {
@@ -109,7 +109,7 @@ impl Buffer {
         }
     }
 
-    /// Adds the line of what was no request; `reason` says what the parser did not like.
+    /// Adds a line for input that is not a request; `reason` is what the parser objected to.
     pub fn add_unread(&mut self, client: &HeaderValue, end: End, reason: &str) {
         let millisecond = self.set_stamp(end.now, SystemTime::now);
         let (client, status) = (String::from_utf8_lossy(client.as_bytes()), end.status.as_str());
@@ -153,8 +153,8 @@ impl Buffer {
         }
     }
 
-    /// Brings `stamp` up to the second; returns the milliseconds. The wall clock is read once per
-    /// second, so that the log follows a clock that is set.
+    /// Updates `stamp` to the current second and returns the milliseconds. The wall clock is read
+    /// once per second, so the log follows adjustments of the clock.
     fn set_stamp(&mut self, now: Instant, wall: impl FnOnce() -> SystemTime) -> u32 {
         let into = self.second.and_then(|second| now.checked_duration_since(second));
         if let Some(into) = into.filter(|into| into.as_secs() == 0) {
@@ -179,7 +179,7 @@ impl Buffer {
         out.extend_from_slice(self.stamp.as_bytes());
         out.push(b'.');
         padded(out, millisecond);
-        // Addresses, methods and request ids hold nothing that JSON would have to escape.
+        // Addresses, methods and request ids contain nothing that JSON would have to escape.
         out.extend_from_slice(b"Z\",\"client\":\"");
         out.extend_from_slice(client.as_bytes());
         out.extend_from_slice(b"\",\"method\":\"");
@@ -302,7 +302,7 @@ fn number(out: &mut Vec<u8>, number: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
-/// The time as Apache's logs have it: `21/Nov/2026:10:00:00 +0000`.
+/// The time in the format of Apache's logs: `21/Nov/2026:10:00:00 +0000`.
 fn combined_stamp(wall: SystemTime) -> String {
     const MONTHS: [&str; 12] =
         ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];

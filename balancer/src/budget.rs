@@ -1,4 +1,4 @@
-//! What several parties use together: an amount of something, and connections by address.
+//! Shared limits: on an amount of something, and on connections per address.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
-/// An amount that several parties use together.
+/// A limited amount that several parties share.
 #[derive(Debug)]
 pub struct Budget {
     used: AtomicUsize,
@@ -14,7 +14,7 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Nothing of `limit` is used.
+    /// A budget of `limit`, all of it unused.
     pub fn new(limit: usize) -> Self {
         Self { used: AtomicUsize::new(0), limit }
     }
@@ -29,7 +29,7 @@ impl Budget {
         fits
     }
 
-    /// Takes what another party is about to give back, whether it fits or not.
+    /// Takes what another party is about to give back, even if that exceeds the limit.
     pub fn take_over(&self, amount: usize) {
         self.used.fetch_add(amount, Relaxed);
     }
@@ -39,13 +39,13 @@ impl Budget {
         self.used.fetch_sub(amount, Relaxed);
     }
 
-    /// What is in use.
+    /// The amount in use.
     pub fn used(&self) -> usize {
         self.used.load(Relaxed)
     }
 }
 
-/// Connections of each client address; keeps no book while there is no limit.
+/// Counts the connections of each client address; counts nothing if there is no limit.
 #[derive(Debug)]
 pub struct PerAddress {
     open: Mutex<HashMap<IpAddr, usize>>,
@@ -58,7 +58,7 @@ impl PerAddress {
         Self { open: Mutex::default(), limit }
     }
 
-    /// Counts a connection in, unless the address has enough.
+    /// Counts a new connection, unless the address has reached its limit.
     pub fn enter(&self, address: IpAddr) -> bool {
         if self.limit == 0 {
             return true;
@@ -70,7 +70,7 @@ impl PerAddress {
         fits
     }
 
-    /// Counts a connection out.
+    /// Counts a closed connection.
     pub fn leave(&self, address: IpAddr) {
         if self.limit == 0 {
             return;

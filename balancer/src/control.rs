@@ -1,8 +1,8 @@
 //! From a valid configuration to a running balancer, and its graceful shutdown.
 //!
-//! The sockets are bound first, so that a taken port is an error of the start. Then the threads for
-//! requests start, and this thread keeps what is beside the requests going until it is told to
-//! stop: then the balancer is no longer ready, takes no new connection, finishes what it has, and
+//! The sockets are bound first, so that a taken port is reported as a startup error. Then the
+//! request threads start, while this thread runs everything else until it is told to stop. The
+//! balancer is then no longer ready, accepts no new connections, finishes pending requests, and
 //! only then stops its workers.
 
 use std::io::{ErrorKind, Write};
@@ -31,12 +31,12 @@ use crate::supervisor::{Children, Supervisor};
 use crate::tls::Tls;
 use crate::{admin, health, history, page, server};
 
-/// Clients of an earlier process wait no longer than this for the first endpoint.
+/// Clients of an earlier process wait at most this long for the first endpoint.
 const MAX_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Bytes of requests' lines that may wait for a disk or a reader.
+/// Bytes of access log lines that may wait for a disk or a reader.
 const ACCESS_LOG_LIMIT: usize = 16 * 1024 * 1024;
-/// Clients get the drain limit except a tenth of it, at most this long, which is for the workers.
+/// Clients get all of the drain limit but a tenth, at most this long, which is for the workers.
 const MAX_RESERVE: Duration = Duration::from_secs(1);
 /// A longer drain limit is shortened to this.
 const MAX_LIMIT: Duration = Duration::from_hours(24 * 365);
@@ -48,31 +48,31 @@ pub struct Bound {
     pub listeners: Vec<Vec<std::net::TcpListener>>,
     /// The listening socket of the admin port.
     pub admin: std::net::TcpListener,
-    /// What another process with the same addresses gets the operator's socket from.
+    /// Lends the admin socket to a later process with the same addresses.
     lender: Option<Lender>,
-    /// Keeps the process that lent the operator's socket from using it.
+    /// Keeps the process that lent the admin socket from using it.
     loan: Option<Loan>,
-    /// Whether clients were served at these sockets before.
+    /// Whether these sockets have served clients before.
     pub is_inherited: bool,
-    /// How addresses of the public port begin.
+    /// URL scheme of the public port.
     pub scheme: &'static str,
-    /// What a new process can take over.
+    /// Offers the sockets to a new process.
     pub takeover: Option<Takeover>,
 }
 
 /// What a balancer shares with the process around it.
 #[derive(Debug, Clone, Default)]
 pub struct Surroundings {
-    /// Requests that the list of endpoints is read again.
+    /// Requests that everything read from files, such as the list of endpoints, is read again.
     pub reload: Arc<Notify>,
-    /// Where events and requests are noted.
+    /// The logs of events and requests.
     pub logs: Logs,
-    /// Worker processes that run.
+    /// The running worker processes.
     pub children: Arc<Children>,
 }
 
 impl Surroundings {
-    /// Opens the access log that `config` names; `operator` is the log that is open already.
+    /// Opens the access log that `config` names; `operator` is the log that is already open.
     pub fn new(config: &Config, operator: Option<Arc<LogWriter>>) -> anyhow::Result<Self> {
         let open = |(path, _): &(PathBuf, LogFormat)| {
             LogWriter::start("access", &Destination::new(path), ACCESS_LOG_LIMIT)
@@ -84,7 +84,7 @@ impl Surroundings {
 }
 
 impl Bound {
-    /// Binds what `config` names.
+    /// Binds the addresses that `config` names.
     pub fn new(config: &Config) -> anyhow::Result<Self> {
         if let Some(socket) = server::inherited()? {
             let listen = socket.local_addr()?;
@@ -106,9 +106,9 @@ impl Bound {
         Self::with_admin(config, config.listen, listeners, takeover, false)
     }
 
-    /// Operators are handed over by a process with the same two addresses, and by no other: two
-    /// that share their admin port by accident would get each other's orders. `listen` is where clients
-    /// connect, which is not what `config` says where the socket was inherited.
+    /// The admin port is only taken over from a process with the same two addresses: two that share
+    /// it by accident would receive each other's commands. `listen` is where clients connect, which
+    /// differs from `config` if the socket was inherited.
     fn with_admin(
         config: &Config,
         listen: SocketAddr,
@@ -133,8 +133,8 @@ impl Bound {
         Ok(Self { listeners, admin, lender, loan, is_inherited, scheme, takeover })
     }
 
-    /// Tells whether the sockets of clients outlive this process: systemd keeps its own open, and
-    /// another process may have taken them over.
+    /// Whether the client sockets outlive this process: systemd keeps its own open, and another
+    /// process may have taken them over.
     fn sockets_stay(&self) -> impl Fn() -> bool + use<> {
         let is_taken = self.takeover.as_ref().map(Takeover::is_taken);
         let is_lent = self.is_inherited && is_taken.is_none();
@@ -146,7 +146,7 @@ impl Bound {
         self.listeners[0][0].local_addr()
     }
 
-    /// Tells where it listens.
+    /// Prints the addresses that it listens on.
     pub fn announce(&self, out: &mut dyn Write) -> std::io::Result<()> {
         writeln!(out, "listening on {}://{}", self.scheme, self.address()?)?;
         writeln!(out, "admin on http://{}", self.admin.local_addr()?)?;
@@ -154,8 +154,8 @@ impl Bound {
     }
 }
 
-/// A new process cannot be offered what is already offered by a process that runs beside this one
-/// without having been taken over, because that belongs to another user; then both go their ways.
+/// Offers the sockets to a later process. `None` if a running process that was not taken over
+/// already does so: it belongs to another user, and the two stay independent.
 fn offer(address: SocketAddr, sockets: &[std::net::TcpListener]) -> Option<Takeover> {
     if address.port() == 0 {
         return None;
@@ -176,7 +176,7 @@ fn lender(listen: SocketAddr, admin: SocketAddr, socket: &std::net::TcpListener)
         .ok()
 }
 
-/// A taken port is named with the flag that chooses another.
+/// The error for a taken port, naming the flag that sets another.
 fn cannot_listen(error: std::io::Error, address: SocketAddr, flag: &str) -> anyhow::Error {
     let port = address.port();
     let hint = if error.kind() != ErrorKind::AddrInUse {
@@ -191,7 +191,7 @@ fn cannot_listen(error: std::io::Error, address: SocketAddr, flag: &str) -> anyh
     anyhow::Error::new(error).context(format!("cannot listen on {address}{hint}"))
 }
 
-/// Runs until `shutdown` ends, and then no longer than the drain limit.
+/// Runs until `shutdown` completes, and then for the drain limit at most.
 pub async fn run(
     config: Config,
     bound: Bound,
@@ -219,19 +219,19 @@ pub async fn run(
     tasks.spawn(health::run(Arc::clone(&shared), hurry));
     watch(&mut tasks, &shared);
     let is_lent = serve_operators(&mut tasks, &shared, bound.admin, bound.lender)?;
-    // systemd lends its sockets to every process; of these only the admin port tells which is the youngest.
+    // systemd passes its sockets to every process: only the admin port shows which one is youngest.
     let successor = bound.takeover.as_ref().map_or(is_lent, Takeover::is_taken);
     welcome(&shared, successor);
-    // Until the end of this process its lender leaves the admin port alone.
+    // Until this process ends, its lender leaves the admin port alone.
     let _loan = bound.loan;
     let takeover = bound.takeover.map(|takeover| tasks.spawn(takeover.run()));
     let workers = supervisor.map(|supervisor| tokio::spawn(supervisor.run(workers_stopping)));
 
     let mut shutdown = pin!(shutdown);
     let mut listeners = bound.listeners;
-    // Workers join where clients connect: who waited for one before listening there would wait in vain.
+    // Workers join where clients connect: waiting for one before listening there would be in vain.
     if bound.is_inherited && shared.config.joins.is_none() {
-        // The old process serves them, or they wait in the queue: both are better than a 503.
+        // The old process serves clients, or they wait in the queue: both are better than a 503.
         tokio::select! {
             () = first_endpoint(&shared) => {}
             () = &mut shutdown => listeners.clear(),
@@ -258,7 +258,8 @@ pub async fn run(
     Ok(())
 }
 
-/// Secrets that others can read or guess are the operator's choice: mounted ones often are readable.
+/// Warns about readable or weak secrets. They are the operator's choice: mounted ones often are
+/// readable by others.
 fn warn_about_secrets(config: &Config) {
     let tokens = || token_files(config);
     for token in tokens().filter(|token| token.is_weak()) {
@@ -275,13 +276,13 @@ fn warn_about_secrets(config: &Config) {
     }
 }
 
-/// The tokens of operators, and those of workers that join.
+/// The tokens of operators and of workers that join.
 fn token_files(config: &Config) -> impl Iterator<Item = &TokenFile> {
     let joining = config.joins.as_deref().map(Joins::token);
     config.permission.token.as_deref().into_iter().chain(joining)
 }
 
-/// Has everything read again that is read from files. What is slow keeps nothing else back.
+/// Reloads everything that is read from files. A slow reload does not hold up the others.
 async fn pass_on(reload: Arc<Notify>, list: Arc<Notify>, shared: Arc<Shared>) {
     let tokens = Notify::new();
     let pass_on = async {
@@ -298,7 +299,7 @@ async fn read_tokens(reload: &Notify, shared: &Arc<Shared>) {
     loop {
         reload.notified().await;
         let shared = Arc::clone(shared);
-        // A disk may stand still.
+        // A disk may hang.
         let reading = tokio::task::spawn_blocking(move || {
             for token in token_files(&shared.config) {
                 let path = token.path().display();
@@ -314,7 +315,7 @@ async fn read_tokens(reload: &Notify, shared: &Arc<Shared>) {
     }
 }
 
-/// Keeps up to date what people are shown, and the certificate.
+/// Keeps the certificate and everything shown to people up to date.
 fn watch(tasks: &mut JoinSet<()>, shared: &Arc<Shared>) {
     if let Some(tls) = shared.config.tls.clone() {
         tasks.spawn(async move { tls.watch().await });
@@ -325,7 +326,7 @@ fn watch(tasks: &mut JoinSet<()>, shared: &Arc<Shared>) {
     tasks.spawn(page::run(live, move || watched.status()));
 }
 
-/// Serves the admin port, or lends it to a process after this one; whether it is lent.
+/// Serves the admin port, or lends it to a later process; returns whether it is lent.
 fn serve_operators(
     tasks: &mut JoinSet<()>,
     shared: &Arc<Shared>,
@@ -343,8 +344,8 @@ fn serve_operators(
     Ok(is_lent)
 }
 
-/// Where workers join, those that were in the fleet of a process before this one are back with their next renewal:
-/// requests wait for them. While there is a `successor`, a process after this one, it hears of them instead.
+/// Where workers join, those of an earlier process return with their next renewal, and requests
+/// wait for them. While there is a `successor`, a later process, renewals reach it instead.
 fn welcome(shared: &Shared, successor: watch::Receiver<bool>) {
     let Some(joins) = &shared.config.joins else { return };
     joins.yield_to(successor);

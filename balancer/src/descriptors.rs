@@ -1,24 +1,23 @@
-//! File descriptors: how many there are, and how many of them clients may have.
+//! File descriptors: how many are available, and how many clients may use.
 //!
-//! A client that holds a connection holds a descriptor, and so does every connection to a worker,
-//! every probe and every operator. When clients have taken all of them nothing works any more, and
-//! it looks as if the workers had failed. So clients get three quarters of what the system allows,
-//! and the rest is kept.
+//! Every client connection takes a descriptor, and so does every connection to a worker, every
+//! probe and every operator. When clients have taken all of them nothing works any more, and it
+//! looks as if the workers had failed. So clients get three quarters of what the system allows, and
+//! the rest is reserved.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Operators' connections, files, pipes of spawned workers and what the runtimes need.
+/// For operators' connections, files, pipes of spawned workers and the runtimes.
 const FIXED: u64 = 128;
-/// Listeners and the runtime of each thread.
+/// For the listeners and the runtime of each thread.
 const PER_THREAD: u64 = 8;
-/// With fewer clients than this the balancer does not start.
+/// The balancer does not start with room for fewer clients than this.
 const FEWEST_CLIENTS: u64 = 16;
 
-/// macOS says that there is no limit and takes no more than this (its `OPEN_MAX`).
+/// macOS reports no limit but accepts no more than this (its `OPEN_MAX`).
 const PORTABLE: u64 = 10_240;
 
-/// Raises the number of descriptors that this process may have as far as the system allows, and
-/// says how many that are.
+/// Raises the descriptor limit of this process as far as the system allows, and returns it.
 pub fn raise() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     for wanted in [maximum, Some(PORTABLE)] {
@@ -30,14 +29,14 @@ pub fn raise() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// How many clients fit into `limit` descriptors beside everything else.
+/// How many clients fit into `limit` descriptors besides everything else.
 pub(crate) fn clients(limit: u64, threads: usize) -> usize {
     let rest = limit.saturating_sub(reserve(threads));
     let clients = rest - rest.div_ceil(4);
     if clients < FEWEST_CLIENTS { 0 } else { usize::try_from(clients).unwrap_or(usize::MAX) }
 }
 
-/// How many descriptors `clients` clients need, with everything else.
+/// How many descriptors are needed for `clients` clients and everything else.
 pub(crate) fn needed(clients: usize, threads: usize) -> u64 {
     let clients = (clients as u64).max(FEWEST_CLIENTS);
     clients.saturating_add(clients.div_ceil(3)).saturating_add(reserve(threads)).saturating_add(1)

@@ -1,7 +1,7 @@
 //! Why a request fails and what its client is told, and why a configuration cannot be used.
 //!
-//! Each variant is a thing that the client or an operator does something different about. The match
-//! in [`ProxyError::status`] is exhaustive on purpose: a new variant has to choose its status.
+//! Each variant is something that a client or an operator handles differently. The match in
+//! [`ProxyError::status`] is exhaustive on purpose: a new variant has to choose its status.
 
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -17,13 +17,13 @@ pub enum ConfigError {
     Read {
         /// The file that cannot be read.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: std::io::Error,
     },
-    /// The configuration file is not what it should be.
+    /// The content of a file is invalid: of the configuration, a list of workers or tokens.
     #[error("{path}: {message}")]
     File {
-        /// The configuration file.
+        /// The file.
         path: PathBuf,
         /// Line, key, and what is wrong with it.
         message: String,
@@ -53,18 +53,18 @@ pub enum ProxyError {
     /// The token is missing or wrong.
     #[error("{0}")]
     Unauthorized(Cow<'static, str>),
-    /// There is nothing at this path, or no such model.
+    /// There is nothing at this path, or the model is unknown.
     #[error("{0}")]
     NotFound(String),
     /// Another worker has joined under that name or address, or the fleet is full.
     #[error("{0}")]
     Conflict(Cow<'static, str>),
-    /// The path does not take this method.
+    /// The path does not accept this method.
     #[error("{method} is not allowed here; use {allow}")]
     MethodNotAllowed {
         /// The method of the request.
         method: String,
-        /// The methods that the path takes.
+        /// The methods that the path accepts.
         allow: &'static str,
     },
     /// The body did not arrive in time.
@@ -85,7 +85,7 @@ pub enum ProxyError {
     /// The endpoint failed before it answered.
     #[error("the worker did not answer properly: {0}")]
     Upstream(&'static str),
-    /// The answer did not come in time.
+    /// No answer came in time.
     #[error("no worker answered within the time limit")]
     Deadline,
     /// The request is in a loop of balancers.
@@ -105,9 +105,9 @@ pub enum Part {
     Target,
     /// The header fields together.
     Fields,
-    /// The body, which may have this many bytes.
+    /// The body, with the limit in bytes.
     Body(usize),
-    /// The decompressed body, which may have this many bytes.
+    /// The decompressed body, with the limit in bytes.
     Unpacked(usize),
 }
 
@@ -164,7 +164,7 @@ impl ProxyError {
         }
     }
 
-    /// Seconds after which the client should try again, where that can help.
+    /// Seconds after which the client should try again, if that can help.
     pub fn retry_after(&self) -> Option<u32> {
         match self {
             Self::Overloaded | Self::Unavailable(_) => Some(1),
@@ -186,7 +186,7 @@ impl ProxyError {
 }
 
 impl ProxyError {
-    /// The error for a client whose request, for this model, no endpoint has answered.
+    /// The error for a request for this model that no endpoint has answered.
     pub(crate) fn lost(lost: Lost, model: Option<&str>) -> Self {
         match lost {
             Lost::Refused(Refusal::Busy | Refusal::Overloaded) => Self::Overloaded,

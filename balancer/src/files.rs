@@ -1,9 +1,9 @@
 //! Files that operators name: the configuration, tokens, certificates and lists of workers.
 //!
-//! Some are read again while the balancer runs. By then a path may lead to anything: a FIFO without
-//! a writer would be waited for, a device has no end; so only regular files of reasonable size are
-//! read then. A disk that stands still is waited for all the same: this belongs on a thread that has
-//! nothing else to do.
+//! Some are read again while the balancer runs. By then a path may lead to anything: opening a FIFO
+//! would wait for a writer, and a device may never end. So only regular files of reasonable size
+//! are read at that point. A disk that hangs still blocks the read, so it belongs on a thread that
+//! has nothing else to do.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read};
@@ -14,10 +14,10 @@ use rustix::fs::OFlags;
 
 use crate::error::ConfigError;
 
-/// Longest file that is read.
+/// Maximum size of a file.
 const MAX_BYTES: u64 = 4 * 1024 * 1024;
 
-/// The text of a file that is read at the start, which may be a pipe.
+/// The text of a file that is read at startup, which may be a pipe.
 pub(crate) fn read_text(path: &Path) -> Result<String, ConfigError> {
     let wrong = |source| ConfigError::Read { path: path.to_owned(), source };
     let mut text = String::new();
@@ -29,7 +29,7 @@ pub(crate) fn read_text(path: &Path) -> Result<String, ConfigError> {
     Ok(text)
 }
 
-/// What is in a regular file.
+/// The contents of a regular file.
 pub(crate) fn read_regular(path: &Path) -> Result<Vec<u8>, ConfigError> {
     bytes(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })
 }

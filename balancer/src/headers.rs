@@ -1,8 +1,8 @@
-//! What header fields mean to the balancer, and the names of its own; pure.
+//! The header fields that the balancer interprets, and the names of its own; pure.
 //!
-//! Requests that two programs might read differently are refused here, before anything else is
-//! done with them. What a client says about itself is bounded in length and characters before it
-//! is repeated anywhere.
+//! Requests that two programs might interpret differently are rejected here, before anything else
+//! is done with them. What a client sends about itself is limited in length and characters before
+//! it is repeated anywhere.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -25,39 +25,39 @@ pub const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host
 pub const REQUEST_ID: HeaderName = HeaderName::from_static(wire::header::REQUEST_ID);
 /// The name of the endpoint.
 pub const ENDPOINT: HeaderName = HeaderName::from_static(wire::header::ENDPOINT);
-/// The time that is left, in milliseconds.
+/// The remaining time, in milliseconds.
 pub const TIMEOUT_MS: HeaderName = HeaderName::from_static(wire::header::TIMEOUT_MS);
 /// W3C trace context.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-/// The load report that is asked of a worker (ORCA).
+/// The load report requested from a worker (ORCA).
 pub const LOAD_FORMAT: HeaderName = HeaderName::from_static("endpoint-load-metrics-format");
 
-/// How this balancer calls itself in `Via`.
+/// The name of this balancer in `Via`.
 const PSEUDONYM: &str = "imagefleet";
-/// Balancers of this kind that a request may have passed. A few in a row make sense; a request that
-/// has passed more goes in circles.
+/// Maximum number of balancers of this kind that a request may have passed. A few in a row make
+/// sense; a request that has passed more is in a loop.
 const MAX_PASSES: usize = 4;
 
-/// Longest request id that is taken over from a client.
+/// Longest request id that is accepted from a client.
 const MAX_REQUEST_ID: usize = 128;
 
-/// Who sent a request, as the fields for the endpoint say it.
+/// The sender of a request, as described by the fields sent to the endpoint.
 #[derive(Debug, Clone)]
 pub struct Origin {
     /// Value of `X-Forwarded-For`.
     pub forwarded_for: HeaderValue,
     /// Whether the client is a proxy whose `X-Forwarded-*` are kept.
     pub is_trusted: bool,
-    /// How it came: `http` or `https`.
+    /// The scheme of the connection: `http` or `https`.
     pub scheme: &'static str,
-    /// The address that the client connected to, where anything depends on it.
+    /// The address that the client connected to, if anything depends on it.
     pub local: Option<IpAddr>,
-    /// `X-Forwarded-For` and `X-Forwarded-Proto` as they go to an endpoint.
+    /// `X-Forwarded-For` and `X-Forwarded-Proto` as sent to an endpoint.
     pub(crate) lines: Box<[u8]>,
 }
 
 impl Origin {
-    /// A client at an address, that came by `http` or `https`, and is trusted or not.
+    /// A client at an address that connected over `http` or `https`, and is trusted or not.
     pub fn new(forwarded_for: HeaderValue, scheme: &'static str, is_trusted: bool) -> Self {
         let address = forwarded_for.as_bytes();
         let parts: [&[u8]; 5] =
@@ -87,23 +87,23 @@ pub enum ScannedField {
     Via,
 }
 
-/// What one pass over the fields of a head has found. Most heads have few of the fields that mean
-/// something here, and to look for each of them costs more than to look at each that is there.
+/// The result of one pass over the fields of a head. Most heads have few of the fields that matter
+/// here, so looking up each of them costs more than one pass over all fields present.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct HeaderScan<'a> {
     /// One bit for each [`ScannedField`].
     known: u8,
-    /// Lines that say `Host`.
+    /// Number of `Host` lines.
     hosts: usize,
     host: Option<&'a HeaderValue>,
     /// Bytes of all fields.
     pub bytes: usize,
-    /// How many fields there are.
+    /// Number of fields.
     pub count: usize,
 }
 
 impl<'a> HeaderScan<'a> {
-    /// Looks at every field once.
+    /// Scans every field once.
     pub fn of(fields: &'a HeaderMap) -> Self {
         let mut scan = Self::default();
         for (name, value) in fields {
@@ -136,7 +136,7 @@ impl<'a> HeaderScan<'a> {
     }
 }
 
-/// Refuses requests that no endpoint should see.
+/// Rejects requests that no endpoint should see.
 pub fn check(head: &request::Parts, scan: &HeaderScan<'_>) -> Result<(), ProxyError> {
     if head.method == Method::CONNECT || head.method == Method::TRACE {
         let allow = "GET, HEAD, POST";
@@ -168,14 +168,14 @@ pub fn check(head: &request::Parts, scan: &HeaderScan<'_>) -> Result<(), ProxyEr
     if scan.has(ScannedField::TransferEncoding) { check_coding(&head.headers) } else { Ok(()) }
 }
 
-/// How many balancers of this kind a request has passed, as `Via` tells (RFC 9110, 7.6.3).
+/// How many balancers of this kind a request has passed, according to `Via` (RFC 9110, 7.6.3).
 fn passes(headers: &HeaderMap) -> usize {
     let values = headers.get_all(VIA).iter().filter_map(|value| value.to_str().ok());
     let hops = values.flat_map(|value| value.split(','));
     hops.filter(|hop| hop.split_ascii_whitespace().nth(1) == Some(PSEUDONYM)).count()
 }
 
-/// Refuses bodies whose end is not certain.
+/// Rejects bodies whose end is ambiguous.
 fn check_coding(fields: &HeaderMap) -> Result<(), ProxyError> {
     let mut codings = fields.get_all(TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {
@@ -193,7 +193,7 @@ fn check_coding(fields: &HeaderMap) -> Result<(), ProxyError> {
     Ok(())
 }
 
-/// Whether two names of a host mean the same under a scheme, whose default port may be left out
+/// Whether two host names are equivalent under a scheme, whose default port may be omitted
 /// (RFC 9110, 4.2.3).
 fn is_same_host(one: &[u8], other: &str, scheme: Option<&str>) -> bool {
     let port: &[u8] = match scheme {
@@ -219,8 +219,8 @@ fn is_host(host: &[u8]) -> bool {
         })
 }
 
-/// The fields of a message that its Connection fields name. A client cannot have the balancer remove what
-/// says who it is or what the message means. It may write thousands of names, so each is looked up once.
+/// The fields that a message names in Connection. A client cannot have those removed that identify
+/// it or define the message. It may list thousands of names, so each is looked up once.
 pub fn named_by_connection(headers: &HeaderMap) -> HashSet<HeaderName> {
     let values = headers.get_all(CONNECTION).iter();
     let tokens = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
@@ -235,13 +235,13 @@ pub fn named_by_connection(headers: &HeaderMap) -> HashSet<HeaderName> {
         .collect()
 }
 
-/// Prepares the head of an endpoint's response for the client; what belongs to the connection was
-/// left there when it was read.
+/// Prepares the head of an endpoint's response for the client; the fields of the connection were
+/// dropped when it was read.
 pub fn prepare_response(headers: &mut HeaderMap) {
     headers.append(VIA, HeaderValue::from_static("1.1 imagefleet"));
 }
 
-/// The id that a client gave its request, if it is fit to be repeated everywhere.
+/// The id that the client gave its request, if it is safe to repeat everywhere.
 pub fn request_id(headers: &HeaderMap) -> Option<&HeaderValue> {
     headers.get(REQUEST_ID).filter(|id| {
         (1..=MAX_REQUEST_ID).contains(&id.len())
@@ -270,7 +270,7 @@ impl RequestId {
         Self::New(text)
     }
 
-    /// As it is sent.
+    /// The id as it is sent.
     pub fn as_bytes(&self) -> &[u8] {
         match self {
             Self::Given(id) => id.as_bytes(),
@@ -278,12 +278,12 @@ impl RequestId {
         }
     }
 
-    /// As it is shown.
+    /// The id as text.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(self.as_bytes()).unwrap_or_default()
     }
 
-    /// As the value of a field.
+    /// The id as the value of a field.
     pub fn to_value(&self) -> HeaderValue {
         match self {
             Self::Given(id) => id.clone(),
@@ -295,8 +295,8 @@ impl RequestId {
     }
 }
 
-/// The 16 hexadecimal digits of a number, all at once: each digit in a byte of its own, then the
-/// distance from `9` to `a` added where it is needed.
+/// The 16 hexadecimal digits of a number, computed in parallel: each digit in its own byte, then
+/// the distance from `9` to `a` added where needed.
 fn hex(number: u64) -> [u8; 16] {
     let mut wide = u128::from(number);
     wide = (wide | wide << 32) & 0x0000_0000_ffff_ffff_0000_0000_ffff_ffff;
@@ -308,7 +308,7 @@ fn hex(number: u64) -> [u8; 16] {
     (wide + ones * u128::from(b'0') + letters * u128::from(b'a' - b'9' - 1)).to_be_bytes()
 }
 
-/// A `traceparent` with `span` as the new parent, if the given one is valid.
+/// A `traceparent` with `span` as the new parent, if the given value is valid.
 pub fn child_trace(parent: &HeaderValue, span: u64) -> Option<HeaderValue> {
     let text = parent.to_str().ok()?;
     let mut fields = text.split('-');
@@ -326,7 +326,7 @@ pub fn child_trace(parent: &HeaderValue, span: u64) -> Option<HeaderValue> {
     HeaderValue::try_from(format!("00-{trace}-{:016x}-{flags}", span.max(1))).ok()
 }
 
-/// Whether the client prefers a page to JSON: a browser that shows the answer to a person.
+/// Whether the client prefers a page to JSON, as a browser does.
 pub fn wants_page(headers: &HeaderMap) -> bool {
     accept::preferred(headers, &[accept::JSON, accept::HTML]) == Some(accept::HTML)
 }

@@ -1,4 +1,4 @@
-//! Each rule of the module, on the fields that clients and attackers send.
+//! Each rule of the module, applied to fields that clients and attackers send.
 
 use http::Request;
 

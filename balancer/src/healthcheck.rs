@@ -1,8 +1,7 @@
-//! Asks a running balancer whether it is healthy, for scripts and containers without an HTTP
-//! client.
+//! Checks whether a running balancer is healthy, for scripts and containers without an HTTP client.
 //!
-//! It asks the admin port, which belongs to one process and names it; a public port may belong to
-//! another program, or still to the process before.
+//! It uses the admin port, which belongs to one process and reports its id; a public port may
+//! belong to another program, or still to the previous process.
 
 use std::net::SocketAddr;
 
@@ -10,7 +9,7 @@ use wire::health;
 
 use crate::config::{ConfigError, Healthcheck, Settings};
 
-/// Why it is not well, or not known to be.
+/// Why the balancer is unhealthy, or not known to be healthy.
 #[derive(Debug, thiserror::Error)]
 pub enum Unwell {
     /// The settings do not say where to ask.
@@ -25,15 +24,15 @@ pub enum Unwell {
     /// Something other than a balancer answers.
     #[error("the process answering at {0} is not a balancer")]
     Other(SocketAddr),
-    /// A balancer answers, but of another process.
+    /// Another balancer process answers.
     #[error("process {0} answers, not {1}")]
     Process(u64, u32),
-    /// It says so itself.
+    /// The balancer reports that it is not ready.
     #[error("not ready yet")]
     NotReady,
 }
 
-/// Where clients find the balancer, if it is well.
+/// The address for clients, if the balancer is healthy.
 pub fn run(asked: Healthcheck) -> Result<String, Unwell> {
     let settings = asked.settings.with_file()?;
     let address = health::reachable(settings.admin_address());
@@ -69,7 +68,7 @@ mod tests {
 
     use super::*;
 
-    /// Asks something that gives this answer.
+    /// Runs the check against a server with this answer.
     fn asked(answer: &'static str, pid: Option<u32>) -> Result<String, Unwell> {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
         let admin = listener.local_addr().expect("bound");
@@ -106,7 +105,7 @@ mod tests {
         ] {
             assert!(matches!(asked(other, None), Err(Unwell::Other(_))), "{other}");
         }
-        // Bound, so that no other program gets it, and listened on by none.
+        // Bound, so that no other program gets it, but not listening.
         let silent = tokio::net::TcpSocket::new_v4().expect("a socket");
         silent.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("bound");
         let settings = Settings { admin: silent.local_addr().ok(), ..Settings::default() };

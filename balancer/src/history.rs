@@ -1,8 +1,7 @@
-//! What endpoints did in the last minutes: the figures and curves of the operator's view.
+//! The activity of endpoints in the last minutes: figures and curves for operators.
 //!
-//! Every few seconds one task takes the difference of each endpoint's counters to the last time.
-//! The request path therefore counts nothing twice, and the memory is bounded by the number of
-//! endpoints.
+//! Every few seconds one task takes the difference of each endpoint's counters since the last time.
+//! So the request path counts nothing twice, and memory is bounded by the number of endpoints.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering::Relaxed;
@@ -15,23 +14,23 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 /// Time between two points.
 pub const PERIOD: Duration = Duration::from_secs(3);
-/// Points that are kept: five minutes.
+/// Number of points kept: five minutes.
 const MAX_POINTS: usize = 100;
 
-/// What happened in one period.
+/// The activity in one period.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Point {
     /// Attempts per second.
     pub rate: f64,
     /// Attempts that failed, per second.
     pub failures: f64,
-    /// The median time of an answered attempt in milliseconds, if there was one.
+    /// Median time of the answered attempts in milliseconds, if there were any.
     pub p50_ms: Option<f64>,
-    /// The time that 99 % of them did not exceed.
+    /// Their 99th percentile.
     pub p99_ms: Option<f64>,
 }
 
-/// Counters at one moment.
+/// The counters at one moment.
 #[derive(Debug)]
 struct Reading {
     at: Instant,
@@ -50,7 +49,7 @@ impl Reading {
         }
     }
 
-    /// What happened since an earlier reading.
+    /// The activity since an earlier reading.
     fn since(&self, earlier: &Self) -> Point {
         let seconds = self.at.saturating_duration_since(earlier.at).as_secs_f64().max(1e-3);
         let failed = self.failed.saturating_sub(earlier.failed) as f64;
@@ -68,7 +67,7 @@ impl Reading {
     }
 }
 
-/// The points of one endpoint, the latest last.
+/// The points of one endpoint, latest last.
 #[derive(Debug)]
 struct Series {
     last: Reading,
@@ -79,7 +78,7 @@ struct Series {
 #[derive(Debug, Default)]
 pub struct History(Mutex<HashMap<EndpointId, Series>>);
 
-/// Adds a point at each interval, forever.
+/// Adds a point every period, forever.
 pub async fn run(history: Arc<History>, pool: Arc<Pool>) {
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -90,7 +89,7 @@ pub async fn run(history: Arc<History>, pool: Arc<Pool>) {
 }
 
 impl History {
-    /// Adds a point for each of these endpoints, and forgets all others.
+    /// Adds a point for each of these endpoints, and drops all others.
     fn add(&self, endpoints: &[Arc<Endpoint>], now: Instant) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all = HashMap::with_capacity(endpoints.len());
@@ -117,14 +116,14 @@ impl History {
         known.get(&endpoint.id())?.points.back().copied()
     }
 
-    /// Attempts on an endpoint in all the time that is remembered.
+    /// Attempts on an endpoint in the whole recorded period.
     pub fn attempts(&self, endpoint: &Endpoint) -> f64 {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let points = known.get(&endpoint.id()).map(|series| &series.points);
         points.into_iter().flatten().map(|point| point.rate * PERIOD.as_secs_f64()).sum()
     }
 
-    /// The curves of an endpoint, the latest point last.
+    /// The curves of an endpoint, latest point last.
     pub fn curves(&self, endpoint: &Endpoint) -> Value {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let points = known.get(&endpoint.id()).map(|series| &series.points);
@@ -138,7 +137,7 @@ impl History {
     }
 }
 
-/// To three decimals, so that figures stay short.
+/// Rounds to three decimals, so that figures stay short.
 pub fn rounded(value: f64) -> f64 {
     (value * 1e3).round() / 1e3
 }

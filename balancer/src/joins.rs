@@ -1,8 +1,8 @@
-//! Workers that have joined by themselves, each for as long as it renews its lease.
+//! Workers that join by themselves, each for as long as it renews its lease.
 //!
-//! Joining takes the token. A name belongs to its process until the lease expires; another process gets
-//! it at once only at the same address, where the first cannot run any more.
-//! Their order in the list is that of their names, which does not depend on who starts fastest.
+//! Joining requires the token. A name belongs to its process until the lease expires; another
+//! process gets it immediately only at the same address, where the first can no longer be running.
+//! Workers are listed by name, so the order does not depend on which starts fastest.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -18,27 +18,27 @@ use wire::join::{Lease, Member};
 use crate::error::ConfigError;
 use crate::permission::TokenFile;
 
-/// A worker that says nothing for this long has left.
+/// A worker that does not renew its lease within this time has left.
 pub const LEASE: Duration = Duration::from_secs(5);
-/// When it should speak again: often enough that a balancer which was restarted has it back soon.
+/// Renewal interval: short enough that a restarted balancer soon has its workers back.
 const RENEW: Duration = Duration::from_secs(1);
-/// How often leases are looked at.
+/// How often leases are checked.
 const PERIOD: Duration = Duration::from_millis(500);
-/// Most workers that may have joined.
+/// Maximum number of joined workers.
 const MAX_MEMBERS: usize = 1024;
 
-/// Why a worker is not let in.
+/// Why a worker cannot join.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum JoinError {
-    /// Its name says too much.
+    /// Its name is not valid.
     #[error("the name of a worker has 1 to 64 letters, digits, dots, dashes and underscores")]
     Name,
-    /// No request could be sent there.
+    /// No request could be sent to this address.
     #[error(
         "{0} is no address that a worker can be reached at from here; name one with --advertise"
     )]
     Address(SocketAddr),
-    /// It came through a proxy and does not say where it is.
+    /// It came through a proxy and does not state its address.
     #[error("the worker's address is unknown behind a proxy; name it with --advertise")]
     Unseen,
     /// Another worker has the name or the address.
@@ -47,12 +47,12 @@ pub enum JoinError {
          another name (--name)"
     )]
     Taken {
-        /// Name of the worker that holds it.
+        /// Name of that worker.
         name: String,
         /// Address of that worker.
         address: SocketAddr,
     },
-    /// There are as many as there may be.
+    /// The maximum number of workers has joined.
     #[error("{MAX_MEMBERS} workers have joined already")]
     Full,
 }
@@ -66,14 +66,14 @@ struct Joined {
     until: Instant,
 }
 
-/// Who has joined; pure.
+/// The workers that have joined; pure.
 #[derive(Debug, Default)]
 struct Members {
     joined: BTreeMap<String, Joined>,
 }
 
 impl Members {
-    /// Takes a worker in, or renews its lease; whether that changes the list.
+    /// Adds a worker or renews its lease; returns whether that changes the list.
     fn join(
         &mut self,
         member: &Member,
@@ -109,14 +109,14 @@ impl Members {
         Ok(true)
     }
 
-    /// Lets a worker go, if it is the one that has joined under its name.
+    /// Removes a worker, if it is the one that has joined under its name.
     fn leave(&mut self, member: &Member) -> bool {
         let is_it = |joined: &Joined| joined.instance == member.instance;
         self.joined.get(&member.name).is_some_and(is_it)
             && self.joined.remove(&member.name).is_some()
     }
 
-    /// Forgets those whose lease is over, and tells who they were.
+    /// Removes workers whose lease has expired, and returns their names.
     fn expire(&mut self, now: Instant) -> Vec<String> {
         let mut gone = Vec::new();
         self.joined.retain(|name, joined| {
@@ -129,7 +129,7 @@ impl Members {
         gone
     }
 
-    /// Extends all leases by the time in which this process was stopped and no renewal could arrive.
+    /// Extends all leases by the time in which this process was suspended and received no renewals.
     fn extend(&mut self, stopped_for: Duration) {
         self.joined.values_mut().for_each(|joined| joined.until += stopped_for);
     }
@@ -141,14 +141,14 @@ pub struct Joins {
     token: TokenFile,
     members: Mutex<Members>,
     changed: Notify,
-    /// Workers that were forgotten because they did not renew their lease.
+    /// Workers that were removed because they did not renew their lease.
     expired: AtomicU64,
-    /// Whether another process is taking over, and hears of them instead.
+    /// Whether another process is taking over and receives the renewals instead.
     successor: OnceLock<watch::Receiver<bool>>,
 }
 
 impl Joins {
-    /// No members yet; the file holds the accepted tokens, one per line.
+    /// No members yet; the file contains the accepted tokens, one per line.
     pub fn load(token: &Path) -> Result<Self, ConfigError> {
         let token = TokenFile::load(token)?;
         let (members, changed) = (Mutex::default(), Notify::new());
@@ -156,13 +156,13 @@ impl Joins {
         Ok(Self { token, members, changed, expired, successor })
     }
 
-    /// The token that a worker needs.
+    /// The token that a worker needs to join.
     pub fn token(&self) -> &TokenFile {
         &self.token
     }
 
-    /// Takes a worker in, or renews its lease. It asks from the address `peer`, which is unknown behind a
-    /// proxy.
+    /// Adds a worker or renews its lease. Its request comes from the address `peer`, which is
+    /// unknown behind a proxy.
     pub fn join(&self, member: &Member, peer: Option<IpAddr>) -> Result<Lease, JoinError> {
         let address = address(member, peer)?;
         if self.members().join(member, address, Instant::now())? {
@@ -173,7 +173,7 @@ impl Joins {
         Ok(Lease { address, lease_ms: milliseconds(LEASE), renew_ms: milliseconds(RENEW) })
     }
 
-    /// Removes a worker that says it leaves.
+    /// Removes a worker at its own request.
     pub fn leave(&self, member: &Member) {
         if self.members().leave(member) {
             tracing::info!(worker = member.name, "worker left");
@@ -181,19 +181,19 @@ impl Joins {
         }
     }
 
-    /// Names and addresses of those that are in, by name.
+    /// Names and addresses of the joined workers, ordered by name.
     pub(crate) fn endpoints(&self) -> Vec<(String, SocketAddr)> {
         let members = self.members();
         let known = members.joined.iter();
         known.map(|(name, joined)| (name.clone(), joined.address)).collect()
     }
 
-    /// When the worker of this name joined, if it did so by itself.
+    /// When the worker of this name joined; `None` if it did not join by itself.
     pub fn since(&self, name: &str) -> Option<Instant> {
         self.members().joined.get(name).map(|joined| joined.since)
     }
 
-    /// Has those that are in stay while `successor` says that another process is there, to which they renew.
+    /// Keeps the current members while `successor` is true: they renew at another process then.
     pub fn yield_to(&self, successor: watch::Receiver<bool>) {
         self.successor.get_or_init(|| successor);
     }
@@ -203,12 +203,12 @@ impl Joins {
         self.successor.get().cloned()
     }
 
-    /// How many are in.
+    /// Number of joined workers.
     pub fn count(&self) -> usize {
         self.members().joined.len()
     }
 
-    /// How many were forgotten so far because they did not renew their lease.
+    /// Number of workers removed so far because they did not renew their lease.
     pub fn expired(&self) -> u64 {
         self.expired.load(Relaxed)
     }
@@ -218,7 +218,7 @@ impl Joins {
         self.changed.notified().await;
     }
 
-    /// Removes workers whose lease is over, forever.
+    /// Removes workers whose lease has expired, forever.
     pub(crate) async fn watch(self: Arc<Self>) {
         let mut ticks = tokio::time::interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -250,7 +250,7 @@ impl Joins {
     }
 }
 
-/// Where a worker answers. Only a worker of this machine can be at an address that means this machine.
+/// The address of a worker. Only workers on this machine can be at a loopback address.
 fn address(member: &Member, peer: Option<IpAddr>) -> Result<SocketAddr, JoinError> {
     let peer = peer.map(|peer| peer.to_canonical());
     let seen = peer.map(|peer| SocketAddr::new(peer, member.port));

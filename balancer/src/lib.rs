@@ -1,14 +1,14 @@
 //! A threaded layer-7 load balancer for inference workers.
 //!
-//! A request flows one way through the modules, in this order, and its answer comes back as a
-//! return value: [`server`] accepts it on one of several threads, [`route`] knows what it asks for,
-//! [`forward`] collects it, has the [`fleet`] pick an endpoint and sends it there over a connection of
-//! [`upstream`]. Beside the requests, on a thread of their own, run
-//! [`discovery`] (which endpoints there are), [`health`] (whether they work), [`supervisor`] (local
-//! workers) and [`admin`] (the operator's port).
+//! A request passes through these modules in order, and its answer comes back as a return value:
+//! [`server`] accepts it on one of several threads, [`route`] determines what it asks for,
+//! [`forward`] collects it, has the [`fleet`] pick an endpoint and sends it there over a
+//! connection of [`upstream`]. Alongside, on their own thread, run [`discovery`] (which endpoints
+//! there are), [`health`] (whether they work), [`supervisor`] (local workers) and [`admin`] (the
+//! operator's port).
 //!
-//! Which endpoint, whether to wait and whether to try again is decided in the crate [`fleet`], which a
-//! simulation runs as well.
+//! The crate [`fleet`], which a simulation runs as well, decides which endpoint to use, whether to
+//! wait and whether to retry.
 #![forbid(unsafe_code)]
 
 pub mod access_log;

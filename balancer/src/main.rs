@@ -1,4 +1,4 @@
-//! Flags and signals in, exit code out; the rest is the library's.
+//! Flags and signals in, exit code out; the library does the rest.
 #![forbid(unsafe_code)]
 
 use std::io::Write;
@@ -9,10 +9,10 @@ use balancer::config::{Check, Cli, Command, Config, ConfigError, Healthcheck, Se
 use balancer::{log, process, supervisor};
 use clap::{CommandFactory, Parser};
 
-/// Time for the last events to be written.
+/// Time limit for writing the last events.
 const FLUSH_LIMIT: Duration = Duration::from_millis(300);
 
-/// Gives pages back to the system when connections fall idle, and is quicker than the system's own.
+/// Returns pages to the system when connections become idle, and is faster than the system's own.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -38,14 +38,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// Has the kernel give this process pages of the usual size. A huge one goes back to the system only
-/// as a whole, and of ten thousand connections that fell idle a few are left on each.
+/// Makes the kernel use pages of the usual size for this process. A huge page is returned to the
+/// system only as a whole, and of ten thousand idle connections a few remain on each.
 fn use_small_pages() {
     #[cfg(target_os = "linux")]
     let _is_unsupported = rustix::thread::disable_transparent_huge_pages(true).is_err();
 }
 
-/// Tells the user something before there is a log. A closed standard error is no reason to fail.
+/// Prints a message before there is a log. A closed standard error is no reason to fail.
 fn say(text: &str) {
     drop(writeln!(std::io::stderr(), "{text}"));
 }
@@ -104,7 +104,7 @@ fn check(asked: Check) -> ExitCode {
     }
 }
 
-/// An error and its causes, as far as it does not name them itself.
+/// An error and its causes, except those that its message already includes.
 fn reason(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
@@ -126,7 +126,7 @@ fn balance(mut config: Config) -> ExitCode {
     if cfg!(target_os = "linux")
         && let Some(spawn) = &mut config.spawn
     {
-        // This program, even if its file is replaced meanwhile.
+        // This program, even if its file is replaced in the meantime.
         spawn.launcher = Some("/proc/self/exe".into());
     }
     let result = process::run(config, std::sync::Arc::clone(&log));

@@ -1,5 +1,4 @@
-//! The Prometheus text of everything that is counted. Names, labels and text exist only during a
-//! scrape.
+//! The Prometheus text of all counters. Names, labels and text exist only during a scrape.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -15,7 +14,7 @@ use crate::joins::Joins;
 use crate::shared::Shared;
 use crate::traffic::{Flag, Traffic};
 
-/// Everything as Prometheus text.
+/// All metrics as Prometheus text.
 pub fn encode(shared: &Arc<Shared>) -> String {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Scrape(Arc::clone(shared))));
@@ -41,12 +40,12 @@ impl Collector for Scrape {
     }
 }
 
-/// Name, help and value of a gauge of an endpoint.
+/// Name, help and value of a gauge per endpoint.
 type Gauge = (&'static str, &'static str, fn(&Endpoint) -> u64);
-/// Name, help and value of a counter of an endpoint.
+/// Name, help and value of a counter per endpoint.
 type Figure = (&'static str, &'static str, fn(&Counters) -> &AtomicU64);
 type Labels<'a> = [(&'static str, &'a str)];
-/// Name, help and value of a counter of the whole balancer.
+/// Name, help and value of a counter for the whole balancer.
 type Total = (&'static str, &'static str, fn(&Traffic) -> &AtomicU64);
 
 const TOTALS: [Total; 12] = [

@@ -1,8 +1,8 @@
 //! Who may operate the balancer: look at the admin port, change the fleet, load and unload models.
 //!
-//! If there is a token, a client that knows it may. If there is none, a client on this machine may,
-//! and the rules of [`wire::operator`] reject those that only seem to be there. The same rules
-//! apply to both ports. A page of another site is always refused, token or not.
+//! If there is a token, any client that knows it is allowed. If there is none, clients on this
+//! machine are, and the rules of [`wire::operator`] reject those that only seem to be there. The
+//! same rules apply to both ports. A page of another site is always rejected, token or not.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -19,28 +19,28 @@ use wire::operator::{Caller, HostName, Stranger};
 use crate::error::ConfigError;
 use crate::files;
 
-/// What is asked of a client without a token.
+/// The challenge for a client without a token.
 pub(crate) const CHALLENGE: HeaderValue =
     HeaderValue::from_static("Bearer realm=\"imagefleet operator\"");
-/// What is asked of a person in front of a browser without a token.
+/// The challenge for a person using a browser without a token.
 pub(crate) const PASSWORD_CHALLENGE: HeaderValue = HeaderValue::from_static(
     "Basic realm=\"imagefleet operator: the token is the password\", charset=\"UTF-8\"",
 );
-/// Tokens that are valid together, so that one can follow another without a gap.
+/// Maximum number of tokens that are valid together, so that one can replace another without a gap.
 const MAX_TOKENS: usize = 16;
-/// A token that can be guessed is worth a warning.
+/// A shorter token can be guessed, which is worth a warning.
 const SHORT_TOKEN: usize = 16;
 
-/// Why a request is not carried out.
+/// Why a request is denied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
-    /// It does not come from the operator.
+    /// It is not from the operator.
     #[error("{0}{hint}", hint = hint(.0))]
     Stranger(#[from] Stranger),
-    /// It is in HTTP/1.0, as the requests of many proxies are.
+    /// It uses HTTP/1.0, as the requests of many proxies do.
     #[error("load and unload need HTTP/1.1: a request in HTTP/1.0 may have come through a proxy")]
     OldVersion,
-    /// It has no token, or a wrong one.
+    /// Its token is missing or wrong.
     #[error("this needs the operator's token: send Authorization: Bearer TOKEN")]
     Token,
 }
@@ -56,17 +56,17 @@ fn hint(stranger: &Stranger) -> &'static str {
     }
 }
 
-/// What requests of operators are judged by.
+/// The rules for requests of operators.
 #[derive(Debug, Clone, Default)]
 pub struct Permission {
-    /// Names and addresses of this machine, besides `localhost` and its like.
+    /// Names and addresses of this machine, besides `localhost` and the like.
     pub hosts: Vec<HostName>,
     /// The tokens that a request must show one of.
     pub token: Option<Arc<TokenFile>>,
 }
 
 impl Permission {
-    /// Whether a request may look at the admin port. `local` is the address it was sent to.
+    /// Whether a request may read from the admin port. `local` is the address it was sent to.
     pub fn check_read(&self, caller: &Caller<'_>, local: Option<IpAddr>) -> Result<(), Denied> {
         caller.check_host(local, &self.hosts)?;
         caller.check_page_reads()?;
@@ -76,7 +76,7 @@ impl Permission {
         }
     }
 
-    /// Whether a request may change something.
+    /// Whether a request may make changes.
     pub fn check_model_control(
         &self,
         caller: &Caller<'_>,
@@ -93,11 +93,10 @@ impl Permission {
     }
 }
 
-/// What is sent to show who asks.
+/// The credentials that identify a caller.
 type Tokens = Vec<Box<[u8]>>;
 
-/// Tokens that are good for something, the operator's for example, and the file that holds them, one per
-/// line.
+/// Tokens for some purpose, such as the operator's, and the file that contains them, one per line.
 pub struct TokenFile {
     path: PathBuf,
     tokens: ArcSwap<Tokens>,
@@ -121,26 +120,26 @@ impl TokenFile {
         &self.path
     }
 
-    /// The first of them, to show it to a balancer.
+    /// The first token, to present it to a balancer.
     pub fn first(&self) -> Option<String> {
         let tokens = self.tokens.load();
         tokens.first().and_then(|token| String::from_utf8(token.to_vec()).ok())
     }
 
-    /// Whether a token is short enough to be found by trying.
+    /// Whether a token is short enough to be guessed.
     pub fn is_weak(&self) -> bool {
         self.tokens.load().iter().any(|token| token.len() < SHORT_TOKEN)
     }
 
-    /// Reads the file again; one that cannot be read changes nothing. At startup it may be a pipe,
-    /// whose writer is waited for; now there may be none.
+    /// Reads the file again; if that fails, nothing changes. At startup it may be a pipe, whose
+    /// writer is waited for; by now it may have none.
     pub fn reload(&self) -> Result<(), ConfigError> {
         let bytes = files::read_regular(&self.path)?;
         self.tokens.store(Arc::new(parse(&self.path, &String::from_utf8_lossy(&bytes))?));
         Ok(())
     }
 
-    /// Whether a request names one of the tokens. How long this takes says nothing about them.
+    /// Whether a request names one of the tokens. How long this takes reveals nothing about them.
     pub(crate) fn check(&self, headers: &HeaderMap) -> Result<(), Denied> {
         let mut fields = headers.get_all(AUTHORIZATION).iter();
         let (Some(field), None) = (fields.next(), fields.next()) else {
@@ -155,7 +154,7 @@ impl TokenFile {
     }
 }
 
-/// The password in `Basic USER:PASSWORD`, as browsers send it when a person has typed the token in.
+/// The password in `Basic USER:PASSWORD`, as browsers send it when a person has entered the token.
 fn password(field: &[u8]) -> Option<Vec<u8>> {
     let (scheme, encoded) = field.split_at_checked(6)?;
     if !scheme.eq_ignore_ascii_case(b"basic ") {

@@ -1,9 +1,8 @@
-//! The process from start to exit: signals come in, and the exit comes within the limit.
+//! The process from start to exit: handles signals, and exits within the time limit.
 //!
-//! The first thread of the process only waits: for signals, for the balancer to end, and for the
-//! limit. Everything that can block (name servers, children, clients, descriptors) is on other
-//! threads, so nothing can delay the end: when this thread returns the process is over, and before
-//! it does it kills the workers that are left.
+//! The main thread only waits: for signals, for the balancer to end, and for the limit. Everything
+//! that can block (name servers, children, clients, descriptors) is on other threads, so nothing
+//! can delay the exit: this thread kills any remaining workers and returns, which ends the process.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,23 +17,23 @@ use crate::config::Config;
 use crate::control::{Bound, Surroundings, run as balance};
 use crate::log::{Destination, LogWriter};
 
-/// Time beyond the drain limit in which an orderly end is still one.
+/// Time beyond the drain limit in which the balancer may still end in order.
 const GRACE: Duration = Duration::from_millis(500);
-/// No end is waited for longer.
+/// Maximum time to wait for the end.
 const MAX_LIMIT: Duration = Duration::from_hours(24 * 365);
-/// A signal may reach the process twice, alone and with its group (as `timeout` sends it), or as SIGINT
-/// and as the SIGTERM of a script that passes it on: within this time that is the same order.
+/// A signal may reach the process twice, alone and with its group (as `timeout` sends it), or as
+/// SIGINT and as the SIGTERM of a script that forwards it: within this time it counts once.
 const ECHO: Duration = Duration::from_millis(300);
-/// Time for the last lines of a log.
+/// Time limit for writing the last lines of a log.
 const FLUSH_LIMIT: Duration = Duration::from_millis(300);
 /// Bytes of announcements that may wait for a reader.
 const OUTPUT_LIMIT: usize = 64 * 1024;
 
-/// Runs a balancer until SIGTERM or SIGINT, or until it cannot go on.
+/// Runs a balancer until SIGTERM or SIGINT, or until it cannot continue.
 pub fn run(config: Config, operator: Arc<LogWriter>) -> anyhow::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        // Before anything else: a signal that nothing waits for ends the process.
+        // Before anything else: an unhandled signal ends the process.
         let signals = Signals::new()?;
         let surroundings = Surroundings::new(&config, Some(operator))?;
         let bound = Bound::new(&config)?;
@@ -59,8 +58,8 @@ pub fn run(config: Config, operator: Arc<LogWriter>) -> anyhow::Result<()> {
     })
 }
 
-/// Tells on standard output where it listens. Should that be closed, or not be read, the balancer
-/// works all the same.
+/// Prints the addresses to standard output. If that is closed or not read, the balancer works all
+/// the same.
 fn announce(bound: &Bound) {
     let told = LogWriter::start("output", &Destination::StandardOutput, OUTPUT_LIMIT)
         .and_then(|output| bound.announce(&mut &output));
@@ -69,7 +68,7 @@ fn announce(bound: &Bound) {
     }
 }
 
-/// Starts the balancer on a thread of its own; tells how it ended.
+/// Starts the balancer on its own thread; the receiver gets its result.
 fn start(
     config: Config,
     bound: Bound,
@@ -82,9 +81,9 @@ fn start(
     let work = move || {
         let shutdown = async { drop(stopping.await) };
         let result = runtime.block_on(balance(config, bound, shutdown, surroundings));
-        // What blocks on a file or a thread must not hold up the end.
+        // Tasks that block on a file or a thread must not delay the end.
         runtime.shutdown_background();
-        // Without a receiver the process is ending already.
+        // Without a receiver, the process is already ending.
         let _told = tell.send(result).is_ok();
     };
     drop(thread.spawn(work)?);
@@ -109,8 +108,8 @@ impl Signals {
         })
     }
 
-    /// Waits for the end. The first SIGTERM or SIGINT asks for it, and then it comes within `limit`;
-    /// the second brings it about.
+    /// Waits for the end. The first SIGTERM or SIGINT requests it, and it then comes within
+    /// `limit`; the second forces it.
     async fn obey(
         mut self,
         mut ended: oneshot::Receiver<anyhow::Result<()>>,
@@ -134,7 +133,7 @@ impl Signals {
             let now = Instant::now();
             let since = *first.get_or_insert(now);
             if let Some(stop) = stop.take() {
-                // Without a receiver it is ending already.
+                // Without a receiver, it is already ending.
                 let _told = stop.send(()).is_ok();
                 deadline.as_mut().reset(now + limit.min(MAX_LIMIT) + GRACE);
             } else if now - since > ECHO {

@@ -1,22 +1,22 @@
-//! The PROXY protocol, versions 1 and 2: a proxy in front says who the client is.
+//! The PROXY protocol, versions 1 and 2: a proxy in front reports the client's address.
 //!
-//! The header stands once at the beginning of a connection, before TLS. It is expected of trusted
-//! proxies only, and of all of them: whether a connection carries one must not depend on its bytes.
-//! Only the address of the client is of interest; the rest is skipped.
+//! The header comes once, at the beginning of a connection, before TLS. It is expected from trusted
+//! proxies only, and from all of them: whether a connection carries one must not depend on its
+//! bytes. Only the address of the client is of interest; the rest is skipped.
 
 use std::io::{Error, ErrorKind, Result};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// How version 2 begins.
+/// The start of a version 2 header.
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 /// Longest header of version 1.
 const MAX_LINE: usize = 107;
-/// Longest header of version 2, all its extensions included.
+/// Longest header of version 2, including all extensions.
 const MAX_LENGTH: usize = 4096;
 
-/// Reads a header; `None` if the proxy speaks for itself or does not know the client.
+/// Reads a header; `None` if the connection is the proxy's own or the client is unknown.
 pub async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Option<IpAddr>> {
     let mut header = vec![0; SIGNATURE.len()];
     stream.read_exact(&mut header).await?;
@@ -33,7 +33,7 @@ pub async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Option<IpAddr>
         if !header.starts_with(b"PROXY ") {
             return Err(invalid());
         }
-        // What follows the line is not the header's, so no byte too many may be read.
+        // The bytes after the line are not part of the header, so none of them may be read.
         while !header.ends_with(b"\n") && header.len() < MAX_LINE {
             header.push(stream.read_u8().await?);
         }
@@ -45,7 +45,7 @@ fn invalid() -> Error {
     Error::new(ErrorKind::InvalidData, "no PROXY protocol header")
 }
 
-/// Reads one complete header; `None` if it is not one.
+/// Parses one complete header; `None` if it is not one.
 pub fn parse(header: &[u8]) -> Option<Option<IpAddr>> {
     match header.strip_prefix(&SIGNATURE) {
         Some(rest) => parse_binary(rest),
@@ -60,7 +60,7 @@ fn parse_binary(rest: &[u8]) -> Option<Option<IpAddr>> {
         return None;
     }
     match (command, family >> 4) {
-        // A health check of the proxy itself, or a family that says nothing here.
+        // A health check of the proxy itself, or an address family that is not of interest.
         (0x20, _) | (0x21, 0 | 3) => Some(None),
         (0x21, 1) if body.len() >= 12 => {
             let source: [u8; 4] = body[..4].try_into().ok()?;

@@ -1,7 +1,7 @@
-//! What a request line asks for; pure.
+//! Determines what a request line asks for; pure.
 //!
-//! Every path that the balancer answers or forwards stands in [`route`], together with the methods
-//! that it takes. Nothing here looks at headers or bodies.
+//! Every path that the balancer answers or forwards is in [`route`], with the methods that it
+//! accepts. Nothing here looks at headers or bodies.
 
 use http::{Method, StatusCode};
 use message::{Model, open_inference, tf_serving};
@@ -10,16 +10,16 @@ use wire::{join, path};
 use crate::error::ProxyError;
 use crate::page::Asset;
 
-/// What is to be done with a request.
+/// How to handle a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route<'a> {
     /// Show the upload page.
     Page,
-    /// A file of the page, and whether what stands there never changes.
+    /// A file of the page, and whether its content never changes.
     Asset(&'static Asset, bool),
-    /// What an open page is told.
+    /// The status for open pages.
     Status,
-    /// The same as it changes.
+    /// The same as a stream of changes.
     Events,
     /// Is the balancer alive?
     Live,
@@ -33,7 +33,7 @@ pub enum Route<'a> {
     Forward(Forward<'a>),
 }
 
-/// What a worker wants of the fleet.
+/// The request of a worker to the fleet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Membership {
     /// The worker joins the fleet, or renews its lease.
@@ -45,45 +45,45 @@ pub enum Membership {
 /// How a request is forwarded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Forward<'a> {
-    /// The path at the endpoint, where it is not the request's own.
+    /// The path at the endpoint, if it differs from the request's own.
     pub path: Option<&'static str>,
-    /// Where the model that must be served there is named.
+    /// Where the request names the model that the endpoint must serve.
     pub naming: Naming<'a>,
-    /// What the answer is for.
+    /// The purpose of the answer.
     pub purpose: Purpose,
 }
 
-/// How a request says which model it is for.
+/// How a request names its model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Naming<'a> {
-    /// It is for none: any endpoint will do.
+    /// It needs none: any endpoint will do.
     Nowhere,
     /// It is named in the path.
     Path(Model<'a>),
     /// It is named in the query or in a field of the form, if at all.
     Submission,
-    /// By the route: a picture for this model, whatever else it says.
+    /// By the route: an image for this model, regardless of what else it names.
     Route(&'static str),
 }
 
-/// What an answer is for, and thus who shapes it.
+/// The purpose of an answer, which determines its form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// Passed on as it is.
+    /// Passed on unchanged.
     Api,
-    /// The same under `/v1`, where the balancer's own errors are worded as TF Serving's.
+    /// The same under `/v1`, where the balancer words its own errors as TF Serving does.
     TfServing,
     /// Load or unload a model at every endpoint.
     ModelControl,
     /// The repository index: what all endpoints serve together.
     Index,
-    /// `/submit` and its relatives: form fields count, a browser gets a page.
+    /// `/submit` and its relatives: form fields apply, and a browser gets a page.
     Form,
     /// `/post`: the page of the digit projects.
     Digit,
 }
 
-/// Finds out what a request asks for.
+/// Determines what a request asks for.
 pub fn route<'a>(method: &Method, path: &'a str) -> Result<Route<'a>, ProxyError> {
     let reads = method == Method::GET || method == Method::HEAD;
     let posts = method == Method::POST;
@@ -132,17 +132,17 @@ pub fn route<'a>(method: &Method, path: &'a str) -> Result<Route<'a>, ProxyError
     }
 }
 
-/// Model of the digit routes.
+/// The model of the digit routes.
 const DIGITS: &str = "mnist";
 
-/// How what the Open Inference Protocol asks for is forwarded.
+/// How a request of the Open Inference Protocol is forwarded.
 fn open_inference(request: open_inference::Request<'_>, posts: bool) -> Forward<'_> {
     use open_inference::Request;
     let (naming, purpose) = match request {
         Request::Model(model, _) => (Naming::Path(model), Purpose::Api),
         Request::Index if posts => (Naming::Nowhere, Purpose::Index),
         Request::Control(_) if posts => (Naming::Nowhere, Purpose::ModelControl),
-        // With a wrong method the endpoint says which one is right.
+        // With a wrong method, the endpoint reports the right one.
         Request::Server | Request::Statistics | Request::Index | Request::Control(_) => {
             (Naming::Nowhere, Purpose::Api)
         }
@@ -151,12 +151,12 @@ fn open_inference(request: open_inference::Request<'_>, posts: bool) -> Forward<
 }
 
 impl Forward<'_> {
-    /// The query at the endpoint; `own` is the request's.
+    /// The query at the endpoint; `own` is that of the request.
     pub fn query<'a>(&self, own: Option<&'a str>) -> Option<&'a str> {
         if self.purpose == Purpose::Digit { Some("model=mnist") } else { own }
     }
 
-    /// The same error, in the words of the protocol that was spoken.
+    /// The same error, worded for the protocol of the request.
     pub fn worded(&self, error: ProxyError) -> ProxyError {
         match (self.purpose, &self.naming, error) {
             (Purpose::TfServing, Naming::Path(model), ProxyError::NotFound(_)) => {
@@ -170,7 +170,7 @@ impl Forward<'_> {
     }
 }
 
-/// A path that is fit to be repeated in an error message.
+/// A path, shortened for an error message.
 fn shown(path: &str) -> &str {
     let end = path.char_indices().nth(120).map_or(path.len(), |(end, _)| end);
     &path[..end]

@@ -1,6 +1,6 @@
 //! What all threads share: the configuration, the pool, the policy, counters and budgets.
 //!
-//! Everything here is immutable, atomic, or swapped as a whole; no request waits for a lock.
+//! What requests use is immutable, atomic, or swapped as a whole: no request waits for a lock.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -20,38 +20,38 @@ use crate::traffic::Traffic;
 /// State of the whole balancer.
 #[derive(Debug)]
 pub struct Shared {
-    /// What it works by.
+    /// The configuration.
     pub config: Config,
-    /// The endpoints, and what is decided about them.
+    /// The endpoints, and the decisions about them.
     pub fleet: Arc<Fleet>,
     /// The pages and their assets, compressed and ready to send.
     pub pages: Pages,
-    /// What open pages are told.
+    /// Live status for open pages.
     pub live: Arc<Live>,
-    /// What happened so far.
+    /// Counters of the whole balancer.
     pub traffic: Traffic,
-    /// What endpoints did in the last minutes.
+    /// The activity of endpoints in the last minutes.
     pub history: Arc<History>,
     /// Memory for request bodies.
     pub bodies: Budget,
-    /// Client connections that are open, against their limit.
+    /// Open client connections, against their limit.
     pub connections: Budget,
     /// Client connections by address.
     pub clients: PerAddress,
     /// Whether the balancer is about to stop.
     pub is_draining: AtomicBool,
-    /// Until when connections may go on then.
+    /// The deadline for connections once it is draining.
     drain_deadline: OnceLock<Instant>,
-    /// Who starts and stops workers here.
+    /// Starts and stops local workers, if there are any.
     pub supervisor: Option<Arc<Supervisor>>,
-    /// Where events and requests are noted.
+    /// The logs of events and requests.
     pub logs: Logs,
-    /// Whether the listening sockets outlive the balancer: who waits in their queues is another's.
+    /// Whether the listening sockets, and the connections in their queues, outlive the balancer.
     pub leaves_queue: AtomicBool,
 }
 
 impl Shared {
-    /// The state at the start.
+    /// The initial state.
     pub fn new(config: Config, pool: Arc<Pool>) -> Self {
         let hedging = config.hedge.then(Hedging::default);
         let retries = RetryBudget::new(config.retry_percent);
@@ -84,35 +84,35 @@ impl Shared {
         Self { logs, ..self }
     }
 
-    /// With workers of its own.
+    /// The same with local workers.
     #[must_use]
     pub fn with_workers(self, supervisor: Option<Arc<Supervisor>>) -> Self {
         Self { supervisor, ..self }
     }
 
-    /// Who kills workers, where lessons are given.
+    /// The supervisor that kills workers, if lessons are enabled.
     pub fn lessons(&self) -> Option<&Supervisor> {
         self.supervisor.as_deref().filter(|_| self.config.has_lessons)
     }
 
-    /// Begins the end: connections may go on until `deadline`.
+    /// Starts the shutdown: connections may continue until `deadline`.
     pub fn drain(&self, deadline: Instant) {
         self.drain_deadline.get_or_init(|| deadline);
         self.is_draining.store(true, Relaxed);
         self.live.end();
     }
 
-    /// Until when connections may go on, once the end has begun.
+    /// The deadline for connections, once the shutdown has started.
     pub fn drain_deadline(&self) -> Option<Instant> {
         self.drain_deadline.get().copied()
     }
 
-    /// What an open page is told, as of now.
+    /// The current status for open pages.
     pub fn status(&self) -> Value {
         page::status(&self.fleet, &self.config, self.is_ready())
     }
 
-    /// Whether requests are welcome.
+    /// Whether requests can be accepted.
     pub fn is_ready(&self) -> bool {
         !self.is_draining.load(Relaxed) && !self.fleet.pool.current().load().available().is_empty()
     }

@@ -1,9 +1,9 @@
-//! TLS towards clients: the certificate, and how it is replaced while connections go on.
+//! TLS for clients: the certificate, and how it is replaced without closing connections.
 //!
 //! The files are read again every second and compared by content, so it does not matter how they
-//! are replaced (a rename, a symbolic link, a copy). A new pair is used for new handshakes; open
-//! connections keep theirs. While the two files do not match (one has been written and the other
-//! has not) the old pair stays. HTTP/2 is offered first.
+//! are replaced (a rename, a symbolic link, a copy). A new pair applies to new handshakes; open
+//! connections keep theirs. While the two files do not match (only one has been written so far) the
+//! old pair stays. HTTP/2 is offered first.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,18 +18,18 @@ use tokio_rustls::rustls::{ServerConfig, server::ProducesTickets};
 use crate::error::ConfigError;
 use crate::files;
 
-/// Time between two looks at the files.
+/// Interval of checks of the files.
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// The certificate in use and where it comes from.
 pub struct Tls {
     files: Files,
     current: ArcSwap<ServerConfig>,
-    /// Kept over changes of the certificate, so that sessions can be resumed.
+    /// Kept across certificate changes, so that sessions can be resumed.
     tickets: Arc<dyn ProducesTickets>,
 }
 
-/// Where certificate and key are.
+/// The paths of certificate and key.
 #[derive(Debug, Clone)]
 pub struct Files {
     /// The chain, the server's own certificate first, as PEM.
@@ -38,7 +38,7 @@ pub struct Files {
     pub key: PathBuf,
 }
 
-/// What is in the files.
+/// The contents of the files.
 type Contents = (Vec<u8>, Vec<u8>);
 
 impl std::fmt::Debug for Tls {
@@ -48,7 +48,7 @@ impl std::fmt::Debug for Tls {
 }
 
 impl Tls {
-    /// Reads certificate and key, and checks that they fit each other.
+    /// Reads certificate and key, and checks that they match.
     pub fn load(files: Files) -> Result<Self, ConfigError> {
         let tickets = ring::Ticketer::new()
             .map_err(|error| ConfigError::Invalid(format!("no keys for TLS tickets: {error}")))?;
@@ -57,12 +57,12 @@ impl Tls {
         Ok(Self { files, current: ArcSwap::from_pointee(config), tickets })
     }
 
-    /// The file of the key.
+    /// The path of the key.
     pub fn key(&self) -> &Path {
         &self.files.key
     }
 
-    /// The certificate of the next handshake.
+    /// The configuration for the next handshake.
     pub fn current(&self) -> Arc<ServerConfig> {
         self.current.load_full()
     }
@@ -74,7 +74,7 @@ impl Tls {
         loop {
             tick.tick().await;
             let files = self.files.clone();
-            // A disk that stands still holds up this and nothing else.
+            // A disk that hangs holds up this task and nothing else.
             let Ok(read) = tokio::task::spawn_blocking(move || files.read()).await else { return };
             let contents = match read {
                 Ok(contents) => contents,

@@ -1,8 +1,8 @@
 //! `balancer top`: the fleet of a running balancer in a terminal, from `/fleet.json`.
 //!
-//! Each answer becomes one text; the loop around it asks once per second and overwrites the
-//! previous one. A balancer that is away for a while is waited for. Names of endpoints, and what
-//! they say about themselves, reach the terminal as plain text only.
+//! Each answer becomes one text; the loop around it requests one per second and overwrites the
+//! previous text. An unreachable balancer is waited for. Names of endpoints, and what they report
+//! about themselves, reach the terminal as plain text only.
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
@@ -14,14 +14,14 @@ use wire::health;
 
 use crate::config::{ConfigError, Top};
 
-/// Time between two looks.
+/// Interval of updates.
 const PERIOD: Duration = Duration::from_secs(1);
-/// Longest answer that is read: some ten thousand endpoints.
+/// Longest accepted answer: some ten thousand endpoints.
 const MAX_ANSWER: usize = 16 * 1024 * 1024;
-/// Longest name that is shown.
+/// Longest displayed name.
 const MAX_NAME: usize = 28;
 
-/// Why nothing is shown.
+/// Why nothing can be shown.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The settings do not say where to ask.
@@ -36,7 +36,7 @@ pub enum Error {
     /// Something other than a balancer answers.
     #[error("what answers at {0} is no balancer")]
     Other(SocketAddr),
-    /// It tells its fleet to others only.
+    /// It does not show its fleet to this client.
     #[error("{0}: {1}")]
     Refused(SocketAddr, String),
     /// The terminal is gone.
@@ -71,7 +71,7 @@ pub fn run(asked: Top, out: &mut impl Write) -> Result<(), Error> {
         if let Some(error) = trouble.take() {
             let _infallible = writeln!(text, "\n{error}; these figures are old");
         }
-        // From the top: each line over its old one, and then nothing more.
+        // From the top: each line overwrites its old one; then the rest is cleared.
         let text = text.replace('\n', "\x1b[K\r\n");
         out.write_all(format!("\x1b[H{text}\x1b[J").as_bytes())?;
         out.flush()?;
@@ -95,7 +95,7 @@ fn ask(address: SocketAddr, token: Option<&str>) -> Result<Value, Error> {
     }
 }
 
-/// The terminal's size; that of an old one where it does not tell.
+/// The terminal's size, or 80 by 24 if it is unknown.
 fn size() -> Size {
     let told = rustix::termios::tcgetwinsize(io::stdout()).ok();
     let told = told.filter(|size| size.ws_row > 0 && size.ws_col > 0);
@@ -105,8 +105,8 @@ fn size() -> Size {
     })
 }
 
-/// What is shown of a fleet: its figures, and as many endpoints as there is room for, those that take
-/// no requests first.
+/// The displayed text: the figures of the fleet, and as many endpoints as fit, those that take no
+/// requests first.
 fn screen(fleet: &Value, address: SocketAddr, size: Size) -> String {
     let no_endpoints = Vec::new();
     let endpoints = fleet["endpoints"].as_array().unwrap_or(&no_endpoints);
@@ -167,7 +167,7 @@ fn screen(fleet: &Value, address: SocketAddr, size: Size) -> String {
     })
 }
 
-/// How many workers the load needs, if the fleet follows it.
+/// How many workers the load needs, if the size of the fleet follows it.
 fn elasticity(told: &Value) -> Option<String> {
     let number = |name: &str| text(&told[name]);
     told.is_object().then(|| {
@@ -219,7 +219,7 @@ fn state(fleet: &Value) -> &'static str {
     }
 }
 
-/// As the fleet view says it.
+/// The state as worded in the fleet view.
 fn endpoint_state(state: &str) -> &str {
     match state {
         "new" => "not ready yet",
@@ -238,7 +238,7 @@ fn duration(seconds: f64) -> String {
     }
 }
 
-/// A value of the answer as text; nothing where there is none.
+/// A value of the answer as text; empty if there is none.
 fn text(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
@@ -247,7 +247,7 @@ fn text(value: &Value) -> String {
     }
 }
 
-/// A terminal obeys what is not printable.
+/// Replaces control characters, which a terminal would obey.
 fn plain(text: &str) -> String {
     text.chars().map(|one| if one.is_control() { '?' } else { one }).collect()
 }

@@ -1,26 +1,26 @@
-//! What became of requests and connections, counted for the whole balancer.
+//! Outcomes of requests and connections, counted for the whole balancer.
 //!
-//! The request path only adds to atomics that are found without a lookup. Each outcome is recorded
-//! in exactly one place, when the last byte of the answer is handed over or the client is gone.
+//! The request path only adds to atomics, which need no lookup. Each outcome is recorded in exactly
+//! one place, when the last byte of the answer is handed over or the client is gone.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// What became of a request.
+/// The outcome of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flag {
     /// An endpoint answered.
     Answered,
     /// The balancer answered by itself: a page, a health check.
     Local,
-    /// The request was refused as wrong.
+    /// The request was rejected as invalid.
     Refused,
-    /// There was too much to do.
+    /// There was too much load.
     Shed,
     /// No endpoint could take it.
     Unavailable,
-    /// The endpoint failed before it had answered.
+    /// The endpoint failed before it answered.
     UpstreamFailed,
-    /// The time limit passed.
+    /// The time limit was exceeded.
     Deadline,
     /// The client went away first.
     Cancelled,
@@ -39,7 +39,7 @@ impl Flag {
         Self::Cancelled,
     ];
 
-    /// The word for it in logs and metrics.
+    /// The name used in logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Answered => "answered",
@@ -66,11 +66,11 @@ pub struct Traffic {
     pub handshakes_failed: AtomicU64,
     /// Connections of proxies that did not begin with a PROXY protocol header.
     pub introductions_failed: AtomicU64,
-    /// Client connections in whose place an idle one was closed.
+    /// Idle client connections that were closed to make room for new ones.
     pub connections_evicted: AtomicU64,
     /// Requests that were sent to a second endpoint because the first was slow.
     pub hedges: AtomicU64,
-    /// Those that the second endpoint answered first.
+    /// Hedged requests that the second endpoint answered first.
     pub hedges_won: AtomicU64,
     /// Requests that were tried again on another endpoint.
     pub retries: AtomicU64,
@@ -78,7 +78,7 @@ pub struct Traffic {
     pub retries_denied: AtomicU64,
     /// Requests that were sent again because an idle connection had died.
     pub reconnects: AtomicU64,
-    /// Answers that were given up because their clients did not take them.
+    /// Answers that were given up because their clients did not read them.
     pub answers_given_up: AtomicU64,
     /// Connections opened to endpoints.
     pub upstream_connections: AtomicU64,
@@ -87,12 +87,12 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Counts a request that came to its end.
+    /// Counts a finished request.
     pub fn record(&self, flag: Flag) {
         self.outcomes[flag as usize].fetch_add(1, Relaxed);
     }
 
-    /// Requests that came to this end.
+    /// Number of requests with this outcome.
     pub fn count(&self, flag: Flag) -> u64 {
         self.outcomes[flag as usize].load(Relaxed)
     }

@@ -1,13 +1,13 @@
-//! Writes that wait for the end of a round.
+//! Writes that are deferred to the end of a round.
 //!
 //! When many sockets become readable at once, a thread first handles all of those requests and then
-//! flushes what they wrote, one write after the other. Writing each piece at once would wake its
+//! flushes their output, one write after the other. Writing each piece immediately would wake its
 //! receiver, which would be done and asleep again before the next piece comes, and a wake-up costs
 //! more than the write itself. A round is one batch of events from the kernel, so on an idle thread
 //! nothing waits, and nothing ever waits for a timer.
 //!
-//! Events of one batch happened at the same time, as far as this thread can know: a round has one
-//! time, and the clock is read once for it.
+//! As far as this thread can know, the events of one batch happened at the same time: a round has
+//! one time, and the clock is read once for it.
 
 use std::cell::{Cell, RefCell};
 use std::fmt::Debug;
@@ -17,19 +17,19 @@ use std::task::{Context, Poll, Waker};
 use fleet::Clock;
 use tokio::time::Instant;
 
-/// Something that has bytes to write at the end of the round.
+/// A writer with bytes to write at the end of the round.
 pub trait Deferred: Debug {
-    /// Writes as much as can be written now, and sees to the rest by itself.
+    /// Writes as much as possible now, and takes care of the rest by itself.
     fn write_now(&self);
 }
 
-/// The clock of all that happens to a request on one thread. It tells the time of the round, see
-/// [`WriteQueue::now`].
+/// The clock of everything that happens to a request on one thread. It returns the time of the
+/// round, see [`WriteQueue::now`].
 #[derive(Debug, Clone)]
 pub struct RoundClock(Rc<WriteQueue>);
 
 impl RoundClock {
-    /// The time of the rounds that end with its write queue.
+    /// The clock of the rounds that end with this write queue.
     pub fn new(write_queue: &Rc<WriteQueue>) -> Self {
         Self(Rc::clone(write_queue))
     }
@@ -45,25 +45,25 @@ impl Clock for RoundClock {
 /// The writers with pending output, in order.
 type Writers = Vec<Rc<dyn Deferred>>;
 
-/// Who has something to write.
+/// The writers of a thread, and the time of the round.
 #[derive(Debug, Default)]
 pub struct WriteQueue {
     writers: RefCell<Writers>,
     waker: RefCell<Option<Waker>>,
-    /// Whether the end of this round will be noticed.
+    /// Whether the end of this round has been scheduled.
     is_ending: Cell<bool>,
-    /// The time of this round, once it has been asked for.
+    /// The time of this round, once it has been read.
     now: Cell<Option<Instant>>,
 }
 
 impl WriteQueue {
-    /// Has `writer` write at the end of the round.
+    /// Schedules `writer` for the end of the round.
     pub fn add(&self, writer: Rc<dyn Deferred>) {
         self.writers.borrow_mut().push(writer);
         self.schedule_flush();
     }
 
-    /// The time of this round. It never runs backwards, and is never older than the round.
+    /// The time of this round. It never goes backwards, and is never older than the round.
     pub fn now(&self) -> Instant {
         self.now.get().unwrap_or_else(|| {
             let now = Instant::now();
@@ -80,7 +80,7 @@ impl WriteQueue {
             && let Some(waker) = &*self.waker.borrow()
         {
             self.is_ending.set(true);
-            // Behind every task that is to run in this round.
+            // After every task that is to run in this round.
             waker.wake_by_ref();
         }
         self.is_ending.get()
@@ -94,7 +94,7 @@ impl WriteQueue {
         writers.drain(..).for_each(|writer| writer.write_now());
         let mut added = self.writers.borrow_mut();
         if added.is_empty() {
-            // Its memory serves the next round.
+            // Reuse its memory for the next round.
             *added = writers;
         }
     }

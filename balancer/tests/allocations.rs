@@ -1,4 +1,4 @@
-//! Choosing an endpoint allocates nothing, whatever the policy.
+//! Choosing an endpoint does not allocate, whatever the policy.
 
 use std::hint::black_box;
 use std::net::SocketAddr;

@@ -1,6 +1,6 @@
-//! Heads that are almost right: read by hyper, judged and rewritten as every request is, as the fuzz
-//! target `request_head` does with any bytes; and answers of endpoints that are almost right, read by the balancer
-//! and by hyper, as the fuzz target `answer` does.
+//! Heads that are almost valid: read by hyper, judged and rewritten like every request, as the fuzz
+//! target `request_head` does with arbitrary bytes. And answers of endpoints that are almost valid,
+//! read by the balancer and by hyper, as the fuzz target `answer` does.
 
 #[path = "judge/answer.rs"]
 mod answer;
@@ -106,12 +106,12 @@ const BODIES: &[&str] = &[
     "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
 ];
 
-/// Some of `pieces`, fewer than `end`, one after the other.
+/// Some of `pieces`, fewer than `end`, in sequence.
 fn some(pieces: &'static [&'static str], end: usize) -> impl Strategy<Value = String> {
     prop::collection::vec(select(pieces), 0..end).prop_map(|some| some.concat())
 }
 
-/// An answer that is almost right.
+/// An answer that is almost valid.
 fn improper() -> impl Strategy<Value = Vec<u8>> {
     let status = prop_oneof![2 => select(&STATUS_LINES[..1]), 1 => select(STATUS_LINES)];
     let interim = prop_oneof![4 => some(INTERIM, 1), 1 => some(INTERIM, 3)];
@@ -133,7 +133,7 @@ fn improper() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// The same bytes, cut where `cuts` say.
+/// The same bytes, split at `cuts`.
 fn cut<'a>(bytes: &'a [u8], cuts: &[Index]) -> Vec<&'a [u8]> {
     let mut at: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
     at.sort_unstable();
@@ -142,7 +142,7 @@ fn cut<'a>(bytes: &'a [u8], cuts: &[Index]) -> Vec<&'a [u8]> {
     starts.zip(ends).map(|(start, end)| &bytes[start..end]).collect()
 }
 
-/// An answer as it should be, and its bytes.
+/// A valid answer, and its bytes.
 fn proper() -> impl Strategy<Value = (Answer, Vec<u8>)> {
     let fields = prop::collection::vec(("x-[a-z]{1,6}", "[!-~]{0,8}"), 0..4);
     let chunks = prop::collection::vec(prop::collection::vec(any::<u8>(), 1..40), 0..4);

@@ -14,20 +14,20 @@ use tokio::net::TcpStream;
 const RESTARTS: usize = 8;
 const CLIENTS: usize = 8;
 
-/// What clients saw.
+/// The results of clients.
 #[derive(Debug, Default)]
 struct Seen {
     answered: AtomicUsize,
     failed: AtomicUsize,
 }
 
-/// One request on an open connection; true if the connection can carry another.
+/// Sends a request on an open connection; true if the connection can carry another.
 async fn ask(stream: &mut TcpStream) -> Option<bool> {
     let request = "POST /predict HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nx";
     asked(stream, request, "alive").await
 }
 
-/// The same with a request whose answer has this end.
+/// The same with another request, whose answer ends with `end`.
 async fn asked(stream: &mut TcpStream, request: &str, end: &str) -> Option<bool> {
     stream.write_all(request.as_bytes()).await.ok()?;
     let mut answer = Vec::new();
@@ -40,7 +40,7 @@ async fn asked(stream: &mut TcpStream, request: &str, end: &str) -> Option<bool>
     head.starts_with("http/1.1 200").then(|| !head.contains("connection: close"))
 }
 
-/// Asks until `ending`; every second client opens a connection for each request.
+/// Sends requests until `ending`; every second client opens a connection for each request.
 async fn client(address: SocketAddr, keeps: bool, seen: Arc<Seen>, ending: Arc<AtomicBool>) {
     let mut kept = None;
     while !ending.load(Relaxed) {
@@ -103,7 +103,7 @@ async fn a_restart_loop_under_load_loses_nothing() {
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
-/// Renews the lease of a worker at whatever process answers there, for ever.
+/// Renews the lease of a worker at whatever process answers at the address, forever.
 async fn renew(balancer: SocketAddr, worker: SocketAddr) {
     let body = format!(r#"{{"name":"a","instance":"1","address":"{worker}","port":1}}"#);
     let (path, length) = (wire::join::JOIN, body.len());
@@ -123,7 +123,7 @@ async fn where_workers_join_they_join_the_process_that_takes_over_and_nothing_is
     }
 }
 
-/// `keeps_admin` tells whether all processes have the same port for operators.
+/// `keeps_admin`: whether all processes use the same admin port.
 async fn workers_join_the_process_that_takes_over(keeps_admin: bool) {
     let stub = Stub::named("alive").await;
     let token = tempfile::NamedTempFile::new().expect("a file");
@@ -161,7 +161,7 @@ async fn workers_join_the_process_that_takes_over(keeps_admin: bool) {
     renewing.abort();
 }
 
-/// The same at the operators' port.
+/// The same at the admin port.
 async fn ask_operator(stream: &mut TcpStream) -> Option<bool> {
     asked(stream, "GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n\r\n", "}\n").await
 }
@@ -175,7 +175,7 @@ async fn what_an_operator_has_asked_is_answered_while_another_process_takes_over
     let mut idle = TcpStream::connect(first.admin).await.expect("connected");
     assert_eq!(ask_operator(&mut idle).await, Some(true));
     let mut fresh = TcpStream::connect(first.admin).await.expect("connected");
-    // Connections are accepted in turn: this one is when a later one is answered.
+    // Connections are accepted in order: this one has been when a later one is answered.
     assert_eq!(first.fleet().await["ready"], true);
     let second = Running::start_unready(&fixed);
     assert_eq!(ask_operator(&mut fresh).await, Some(false), "answered, and told to come again");

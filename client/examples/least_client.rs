@@ -1,12 +1,13 @@
-//! The least generator there can be: `recv` and `send` in turn on every connection. It looks at no answer
-//! and reads a clock once for each round of events, so what it reaches is what system calls leave to any generator.
+//! The smallest possible load generator: `recv` and `send` in turn on every connection. It ignores
+//! the content of answers and reads the clock once per round of events, so its rate is the limit
+//! that system calls set for any generator.
 //!
 //! ```text
 //! cargo run --release --example trivial_server &
 //! cargo run --release --example least_client 127.0.0.1:7000 64 5
 //! ```
 //!
-//! Prints the requests per second. An answer has to come in one piece, as those of `trivial_server` do.
+//! Prints the requests per second. Each answer must arrive in one piece, as with `trivial_server`.
 
 #[cfg(target_os = "linux")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -1,9 +1,9 @@
-//! A worker whose service time is a timer: it answers one request after another, each after a time
-//! drawn from a distribution, and computes nothing.
+//! A worker whose service time is a timer: it answers requests in sequence, each after a time drawn
+//! from a distribution, and computes nothing.
 //!
-//! In a slice it stands in for `worker` where queues are to be measured and not the processor:
-//! what the host's other work does to a computation does little to a timer. `client/validate.sh`
-//! holds the simulator against it. It takes the flags that `client slice run` gives a worker.
+//! In a slice it stands in for `worker` when queues are to be measured rather than the processor:
+//! other work on the host disturbs a computation, but hardly a timer. `client/validate.sh` checks
+//! the simulator against it. It accepts the flags that `client slice run` passes to a worker.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
@@ -23,7 +23,7 @@ use rand::rngs::Xoshiro256PlusPlus;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
-/// One server with an endless queue.
+/// One server with an unbounded queue.
 struct Server {
     service: ServiceTime,
     state: Mutex<State>,
@@ -35,7 +35,7 @@ struct State {
 }
 
 impl Server {
-    /// When a request that arrives now is done.
+    /// Completion time and service time of a request that arrives now.
     fn take(&self) -> (Instant, Duration) {
         let mut state = self.state.lock().expect("no thread panics with it");
         let time = Duration::from_secs_f64(self.service.sampler().draw(&mut state.rng));

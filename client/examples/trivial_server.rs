@@ -1,8 +1,8 @@
-//! The least service there is: an empty 200 to every request, by `recv` and `send` on one thread.
+//! The smallest possible service: an empty 200 to every request, by `recv` and `send` on a thread.
 //!
-//! `client load --get /` against it measures the generator, since an answer costs this program less
-//! than it costs any generator. It takes the end of a head for the end of a request, so none may have
-//! a body.
+//! `client load --get /` against it measures the generator, since an answer costs this program
+//! less than it costs any generator. The end of a head counts as the end of a request, so
+//! requests must not have a body.
 //!
 //! ```text
 //! cargo run --release --example trivial_server &

@@ -1,8 +1,9 @@
 //! The command line: one subcommand per module, each with its own arguments beside its code.
 //!
-//! Every flag reads an environment variable `CLIENT_…` as well, which means the same in every command.
-//! A run that crossed a threshold ends with status 1, a usage error with 2, a run that is not valid
-//! with 3, a missing service with 4, any other failure with 5. Results go to stdout and to files, everything else to stderr.
+//! Every flag can also be set by an environment variable `CLIENT_…`, which means the same in every
+//! command. A run that crossed a threshold ends with status 1, a usage error with 2, an invalid run
+//! with 3, an unreachable service with 4, any other failure with 5. Results go to stdout and to
+//! files, everything else to stderr.
 
 use std::io::IsTerminal;
 
@@ -68,7 +69,7 @@ pub enum Command {
     Manual(manual::Command),
 }
 
-/// Whether stderr shows colours: it is a terminal, and the user has nothing against them.
+/// Whether to log in colour: stderr is a terminal, and `NO_COLOR` is not set.
 fn has_colours() -> bool {
     let is_unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     std::io::stderr().is_terminal() && !is_unwanted

@@ -1,7 +1,7 @@
-//! File descriptors: every connection takes one, and a system allows a program only so many.
+//! File descriptors: every connection takes one, and their number per process is limited.
 //!
-//! Without them a connection fails in this program, and it looks as if the service had refused it.
-//! So the limit is raised as far as it goes, and no more connections are opened than fit below it.
+//! When they run out, connections fail in this program, which looks as if the service had refused
+//! them. So the limit is raised as far as possible, and no more connections are opened than fit.
 
 /// The event loops and timers of a sender thread.
 #[cfg(unix)]
@@ -10,13 +10,13 @@ const PER_THREAD: u64 = 8;
 #[cfg(unix)]
 const FIXED: u64 = 16;
 
-/// How many connections `threads` sender threads may have beside what is open already.
+/// How many connections `threads` sender threads may open in addition to what is open already.
 #[cfg(unix)]
 pub(crate) fn connections(threads: usize) -> usize {
     fit(raise(), open(), threads)
 }
 
-/// How many connections `threads` sender threads may have beside what is open already.
+/// How many connections `threads` sender threads may open in addition to what is open already.
 #[cfg(not(unix))]
 pub(crate) fn connections(_threads: usize) -> usize {
     usize::MAX
@@ -28,19 +28,19 @@ fn fit(limit: u64, open: u64, threads: usize) -> usize {
     usize::try_from(rest).unwrap_or(usize::MAX)
 }
 
-/// Raises the soft limit to the hard one and says what it is.
+/// Raises the soft limit to the hard limit and returns it.
 #[cfg(unix)]
 fn raise() -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if maximum.unwrap_or(u64::MAX) > current.unwrap_or(u64::MAX) {
-        // Where it cannot be raised the old limit holds, and is the answer.
+        // If it cannot be raised, the old limit applies and is returned.
         let _kept = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
     }
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// Descriptors in use; a few where the system does not say.
+/// Descriptors in use; a small guess where the system does not report them.
 #[cfg(unix)]
 fn open() -> u64 {
     const FEW: u64 = 8;

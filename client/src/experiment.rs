@@ -1,7 +1,7 @@
-//! What one run of the driver is to do, validated: later code cannot fail on its settings.
+//! Settings of a run of the driver, validated so that later code cannot fail on them.
 //!
 //! [`Options`] are the flags that every experiment shares; [`Trial`] is one arrival process against
-//! one workload until a limit. An experiment is a list of trials.
+//! one workload up to a limit. An experiment is a list of trials.
 
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
@@ -60,7 +60,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Where `protocol` is to be spoken. Fails unless the server speaks it.
+    /// Where to send requests over `protocol`. Fails unless the server speaks it.
     pub fn destination(&self, protocol: Protocol) -> anyhow::Result<Destination> {
         self.target.destination(protocol, &self.trust())
     }
@@ -87,17 +87,17 @@ pub enum Protocol {
     H2,
 }
 
-/// What becomes of a connection after an answer.
+/// What happens to a connection after an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reuse {
     /// It carries the next request.
     KeepAlive,
-    /// It is closed: every request pays for a handshake.
+    /// It is closed, so that every request pays for a handshake.
     Close,
 }
 
-/// Samples that a trial keeps one by one unless it is told otherwise.
+/// Default limit on the samples that a trial keeps individually.
 pub(crate) const KEPT_SAMPLES: usize = 1_000_000;
 
 /// One run of the driver.
@@ -111,26 +111,26 @@ pub struct Trial {
     pub requests: Option<u64>,
     /// ... or with the last request due in this time, whichever is first.
     pub duration: Option<Duration>,
-    /// Requests at the beginning that do not count.
+    /// Requests at the beginning that are not counted.
     pub warm_up_requests: u64,
     /// Requests due within this time of the start are not counted.
     pub warm_up: Duration,
     /// Version of HTTP.
     pub protocol: Protocol,
-    /// What becomes of a connection after an answer.
+    /// What happens to a connection after an answer.
     pub reuse: Reuse,
     /// Limit on connections.
     pub connections: NonZeroUsize,
-    /// Limit on requests that wait for a connection, of all threads together; more are not sent and
-    /// count as failed.
+    /// Limit on requests that wait for a connection, over all threads. Requests beyond it are not
+    /// sent and count as failed.
     pub backlog: usize,
     /// A request that has no answer this long after it was due has failed.
     pub timeout: Duration,
     /// Sender threads, each with its share of connections and of the schedule.
     pub threads: NonZeroUsize,
-    /// Limit on samples that are kept one by one; quantiles cover all requests in any case.
+    /// Limit on samples that are kept individually; quantiles always cover all requests.
     pub keep_samples: usize,
-    /// Only one sample in so many, drawn at random, is a candidate for being kept.
+    /// Only one sample in this many, drawn at random, is a candidate for being kept.
     pub keep_every: NonZeroU64,
 }
 
@@ -155,13 +155,13 @@ impl Trial {
         }
     }
 
-    /// The same with no more connections than `cap`, if there is one, and one connection per thread.
+    /// The same trial with at most `cap` connections, if given, and at most as many threads.
     pub(crate) fn within(&self, cap: Option<NonZeroUsize>) -> Self {
         let connections = cap.map_or(self.connections, |cap| self.connections.min(cap));
         Self { connections, threads: self.threads.min(connections), ..self.clone() }
     }
 
-    /// Checks what no single field can show.
+    /// Checks that the fields are consistent with each other.
     pub fn validate(&self) -> Result<(), Error> {
         self.arrivals.schedule(self.seed)?;
         if self.requests.is_none() && self.duration.is_none() {

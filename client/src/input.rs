@@ -1,5 +1,5 @@
-//! Files that the user names: read whole, but never more than they could sensibly be. A length that the
-//! system tells says nothing about a device or a pipe, so what counts is what comes.
+//! Files that the user names, read whole up to a sensible limit. The limit applies to the bytes
+//! that are read, since the reported length of a device or a pipe means nothing.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -12,19 +12,19 @@ use crate::error::Error;
 /// More than enough for settings, tokens, certificates and descriptions of slices.
 pub(crate) const SMALL: u64 = 16 << 20;
 
-/// The content of `file`, of at most so many bytes.
+/// The content of `file`, of at most `most` bytes.
 pub(crate) fn read(file: &Path, most: u64) -> anyhow::Result<Vec<u8>> {
     let shown = || file.display().to_string();
     read_from(File::open(file).with_context(shown)?, &shown(), most)
 }
 
-/// The same as text.
+/// The same, as UTF-8 text.
 pub(crate) fn read_text(file: &Path, most: u64) -> anyhow::Result<String> {
     let text = String::from_utf8(read(file, most)?);
     text.map_err(|_| Error::Usage(format!("{}: not UTF-8 text", file.display())).into())
 }
 
-/// What comes from `source`, which is called `name`, to its end.
+/// Reads `source` to its end, at most `most` bytes; `name` is for errors.
 pub(crate) fn read_from(source: impl Read, name: &str, most: u64) -> anyhow::Result<Vec<u8>> {
     let mut content = Vec::new();
     let read: io::Result<usize> = source.take(most.saturating_add(1)).read_to_end(&mut content);

@@ -1,8 +1,8 @@
 //! The measuring side: experiments against the service, from one request to open-loop load.
 //!
-//! One direction, in the order of the modules: a [`schedule`] says when, a [`workload`] what, the
-//! [`driver`] sends it and emits [`sample`]s, [`record`] keeps them, [`stats`] condenses them, and
-//! [`report`] and [`plot`] show them without ever talking to the network.
+//! Data flows in one direction: a [`schedule`] decides when to send and a [`workload`] what to
+//! send, the [`driver`] sends it and emits [`sample`]s, [`record`] stores them, [`stats`] condenses
+//! them, and [`report`] and [`plot`] present them without ever touching the network.
 #![forbid(unsafe_code)]
 
 pub mod accuracy;

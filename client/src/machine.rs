@@ -1,6 +1,6 @@
-//! How busy this machine's processors are: what a figure was limited by is part of the figure.
+//! How busy this machine's processors are: a figure is incomplete without what limited it.
 
-/// Time that the processors had, in the kernel's ticks.
+/// Processor time, in the kernel's ticks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ProcessorTime {
     busy: u64,
@@ -12,14 +12,14 @@ pub(crate) struct ProcessorTime {
 /// How busy the processors were.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Busy {
-    /// The share of all of them.
+    /// The busy share of all processors.
     pub(crate) share: f64,
-    /// The same as a number of processors.
+    /// The same, as a number of processors.
     pub(crate) processors: f64,
 }
 
 impl ProcessorTime {
-    /// Since the machine was started; nothing where the system does not say.
+    /// Time since the machine was started; `None` if the system does not report it.
     pub(crate) fn now() -> Option<Self> {
         Self::read(&std::fs::read_to_string("/proc/stat").ok()?)
     }
@@ -27,7 +27,7 @@ impl ProcessorTime {
     fn read(text: &str) -> Option<Self> {
         let line = text.lines().find_map(|line| line.strip_prefix("cpu "))?;
         let ticks = line.split_whitespace().map(|field| field.parse::<u64>().ok());
-        // user, nice, system, idle, iowait, irq, softirq, steal; guests are in user already.
+        // user, nice, system, idle, iowait, irq, softirq, steal; guest time is included in user.
         let ticks: Vec<u64> = ticks.take(8).collect::<Option<_>>()?;
         let idle = ticks.get(3)? + ticks.get(4).unwrap_or(&0);
         let all = ticks.iter().sum();
@@ -36,7 +36,7 @@ impl ProcessorTime {
         Some(Self { busy: all - idle, all, processors })
     }
 
-    /// How busy the processors were from then to now.
+    /// How busy the processors have been since `earlier`.
     pub(crate) fn busy_since(earlier: Option<Self>) -> Option<Busy> {
         Self::now()?.busy_from(earlier?)
     }

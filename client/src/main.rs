@@ -1,5 +1,4 @@
-//! The client.
-//! Maps the result of the library to an exit code.
+//! The `client` binary: maps the result of the library to an exit code.
 
 use std::process::ExitCode;
 
@@ -20,6 +19,6 @@ fn main() -> ExitCode {
             client::error::exit_code(&error)
         }
     };
-    // Who ended it knows why it ended, and asks whether it was in time.
+    // After a signal the exit status names the signal, whatever the outcome of the run.
     client::signals::exit_code().unwrap_or(code)
 }

@@ -1,10 +1,10 @@
-//! Where results are printed: a reader that has enough of them (`| head`) is no failure.
+//! Where results are printed. A reader that closes the pipe early (`| head`) is not an error.
 //!
-//! What is printed after that goes nowhere, so that files are written and the exit status is right.
+//! Later output is discarded, so that files are still written and the exit status is correct.
 
 use std::io::{self, Write};
 
-/// Takes everything, and passes it on while there is a reader.
+/// A writer that passes everything on until the reader has gone, and then discards it.
 #[derive(Debug)]
 pub struct UntilClosed<W> {
     inner: W,
@@ -12,12 +12,12 @@ pub struct UntilClosed<W> {
 }
 
 impl<W: Write> UntilClosed<W> {
-    /// Passes on to `inner`.
+    /// Wraps `inner`.
     pub fn new(inner: W) -> Self {
         Self { inner, is_closed: false }
     }
 
-    /// `instead` of an error that says that the reader is gone.
+    /// Replaces the error of a closed pipe with `instead`.
     fn forgive<T>(&mut self, result: io::Result<T>, instead: T) -> io::Result<T> {
         match result {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
@@ -53,7 +53,7 @@ mod tests {
 
     use super::UntilClosed;
 
-    /// A writer that takes one write and is closed after it.
+    /// A writer that accepts one write and is closed afterwards.
     struct Once(bool);
 
     impl Write for Once {

@@ -1,7 +1,8 @@
-//! Reports as one HTML file: nothing is fetched, so a page reads the same in ten years and by mail.
+//! Reports as a single HTML file. Nothing is fetched, so a page can be mailed and reads the same
+//! in ten years.
 //!
-//! It follows the reader's light or dark setting, and on a narrow screen every row of a table becomes
-//! a card with the column heads beside the values. Charts stand in it as SVG.
+//! A page follows the reader's light or dark setting, and on a narrow screen every table row
+//! becomes a card with the column heads beside the values. Charts are embedded as SVG.
 
 use std::fmt::Write;
 
@@ -10,7 +11,7 @@ use plot::{Chart, escape};
 use crate::record::Manifest;
 use crate::report::Table;
 
-/// Charts are drawn for paper; their few colours of paper and ink are changed where it is dark.
+/// Charts are drawn for a light background; dark mode replaces their few colours.
 const STYLE: &str = "\
 :root{color-scheme:light dark;--ink:#222;--paper:#fff;--line:#ddd;--mark:#0072b2;--box:#f4f8fb}\
 @media(prefers-color-scheme:dark){:root{--ink:#ddd;--paper:#16181b;--line:#3a3f45;--mark:#56b4e9;--box:#1f242a}\
@@ -61,12 +62,12 @@ impl Page {
         self.push(format_args!("<p>{}</p>\n", escape(text)));
     }
 
-    /// A paragraph that begins with a bold word.
+    /// Adds a paragraph that begins with a bold lead.
     pub(crate) fn remark(&mut self, lead: &str, text: &str) {
         self.push(format_args!("<p><strong>{}</strong> {}</p>\n", escape(lead), escape(text)));
     }
 
-    /// What the reader came for, set apart.
+    /// Adds a highlighted remark with the main result.
     pub(crate) fn finding(&mut self, lead: &str, text: &str) {
         self.html.push_str("<blockquote>");
         self.remark(lead, text);
@@ -78,7 +79,7 @@ impl Page {
         self.figure(&chart.to_svg());
     }
 
-    /// Adds a drawing that is SVG already.
+    /// Adds a drawing that is already SVG.
     pub(crate) fn figure(&mut self, svg: &str) {
         self.push(format_args!("<figure>{svg}</figure>\n"));
     }
@@ -102,7 +103,7 @@ impl Page {
         self.html.push_str("</tbody>\n</table>\n");
     }
 
-    /// Terms and what each of them was.
+    /// Adds a list of terms and their values.
     pub(crate) fn terms(&mut self, terms: &[(&str, String)]) {
         self.html.push_str("<dl>\n");
         for (term, text) in terms {
@@ -111,7 +112,7 @@ impl Page {
         self.html.push_str("</dl>\n");
     }
 
-    /// What is needed to run the same again.
+    /// Adds what is needed to repeat the run.
     pub(crate) fn conditions(&mut self, manifest: &Manifest) {
         let unknown = || "unknown".to_owned();
         self.heading("Conditions");
@@ -132,7 +133,7 @@ impl Page {
         ]);
     }
 
-    /// Ends the page, and returns its HTML.
+    /// Ends the page and returns its HTML.
     pub(crate) fn finish(mut self) -> String {
         self.html.push_str("</main>\n</html>\n");
         self.html

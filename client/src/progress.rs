@@ -1,7 +1,7 @@
-//! A progress bar over a trial, and signals that end it early instead of losing it.
+//! A progress bar for a trial, and signals that end a trial early without losing its results.
 //!
-//! The bar looks at some counters ten times a second; the senders never wait for it. A first Ctrl-C
-//! ends sending, and what was sent is waited for; a second one ends waiting.
+//! The bar reads some counters ten times per second; the senders never wait for it. A first Ctrl-C
+//! stops sending and waits for outstanding answers; a second one stops waiting.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
@@ -25,22 +25,22 @@ const REFRESH: Duration = Duration::from_millis(100);
 /// A run, and whether the user ended it.
 #[derive(Debug)]
 pub struct Observed {
-    /// What came of the trial.
+    /// The outcome of the trial.
     pub run: Run,
-    /// A signal came: what was asked for is not complete.
+    /// Whether a signal ended the trial, so that it is incomplete.
     pub interrupted: bool,
 }
 
 /// How a trial is shown and kept while it runs.
 #[derive(Debug)]
 pub struct Shown<'a> {
-    /// What the bar says.
+    /// Label of the bar.
     pub label: &'a str,
-    /// What the samples call the trial.
+    /// Name of the trial in the samples.
     pub trial: &'a str,
-    /// Where they are kept until the run is over.
+    /// Where samples are kept until the run is over.
     pub journal: &'a mut Journal,
-    /// Who tells others how it goes.
+    /// The server that publishes the figures of the run, if any.
     pub metrics: Option<&'a Metrics>,
 }
 
@@ -60,7 +60,7 @@ pub fn run(
     observed
 }
 
-/// Has agents run a trial, with a bar on stderr.
+/// Has agents run the trial, with a bar on stderr.
 pub(crate) fn run_elsewhere(
     agents: Agents,
     workload: &Arc<Workload>,
@@ -76,7 +76,7 @@ pub(crate) fn run_elsewhere(
     observed
 }
 
-/// Runs `trial` without a trace: it is none of the experiment's.
+/// Runs `trial` without a bar or a journal: it is not part of the results.
 pub fn run_unseen(
     trial: &Trial,
     destination: &Destination,
@@ -130,8 +130,8 @@ fn observe(
     })
 }
 
-/// Writes down what has come since the last time. What cannot be written is no reason to stop
-/// measuring: at the end all samples are written once more.
+/// Writes the samples since the last call to the journal. A failure to write does not stop the
+/// measurement: at the end all samples are written once more.
 fn keep(
     shown: &mut Shown<'_>,
     workload: &Workload,
@@ -159,14 +159,14 @@ fn bar(trial: &Trial, label: &str) -> ProgressBar {
     bar
 }
 
-/// Looks after a running trial.
+/// Watches a running trial.
 struct Watch<'a> {
     trial: &'a Trial,
     progress: &'a Progress,
     bar: &'a ProgressBar,
     start: Instant,
     live: Live,
-    /// Signals that were passed on.
+    /// Number of signals passed on.
     said: usize,
 }
 

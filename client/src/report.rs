@@ -1,6 +1,6 @@
-//! Records as text: aligned tables, numbers as short as their use, outcomes in one cell.
+//! Records as text: aligned tables, short numbers, outcomes in one cell.
 //!
-//! Never talks to the network and never measures; the same records give the same text.
+//! Uses no network and measures nothing: the same records give the same text.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -69,22 +69,22 @@ pub fn number(value: Option<f64>) -> String {
     }
 }
 
-/// A number with all its digits, for programs; nothing for none.
+/// A number with all its digits, for programs; empty for `None`.
 pub fn exact(value: Option<f64>) -> String {
     value.map_or_else(String::new, |value| value.to_string())
 }
 
-/// The same as [`number`], with a mark if the true value is this or more.
+/// The same as [`number`], with a mark if the value is a lower bound.
 pub fn bound(value: Option<f64>, at_least: bool) -> String {
     format!("{}{}", if at_least { "≥" } else { "" }, number(value))
 }
 
-/// For whom numbers are written.
+/// The audience for which numbers are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Style {
-    /// With three digits, least values with a mark.
+    /// Three digits, with lower bounds marked.
     People,
-    /// With all digits and nothing else; a column of its own names least values.
+    /// All digits and nothing else; a separate column names lower bounds.
     Programs,
 }
 
@@ -94,7 +94,7 @@ impl Style {
         self.bound(value, false)
     }
 
-    /// A number, or the least that it can be.
+    /// A number, or a lower bound.
     pub fn bound(self, value: Option<f64>, at_least: bool) -> String {
         match self {
             Self::People => bound(value, at_least),
@@ -102,7 +102,7 @@ impl Style {
         }
     }
 
-    /// Adds a cell about least values to a row of a table, where these have a column.
+    /// Adds a cell about lower bounds to a table row, if this style has a column for them.
     pub(crate) fn push_least(self, row: &mut Vec<String>, cell: impl FnOnce() -> String) {
         if self == Self::Programs {
             row.push(cell());
@@ -110,17 +110,17 @@ impl Style {
     }
 }
 
-/// Milliseconds of a duration.
+/// A duration in milliseconds.
 pub fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-/// How many requests these are.
+/// Total number of requests.
 pub fn count(outcomes: &BTreeMap<Outcome, u64>) -> u64 {
     outcomes.values().sum()
 }
 
-/// Everything that was not a success, by class: `503 x 4, timeout x 1`; a dash for nothing.
+/// Everything that was not a success, by class: `503 x 4, timeout x 1`; a dash if there is nothing.
 pub fn errors(outcomes: &BTreeMap<Outcome, u64>) -> String {
     let classes: Vec<String> = outcomes
         .iter()
@@ -130,7 +130,7 @@ pub fn errors(outcomes: &BTreeMap<Outcome, u64>) -> String {
     if classes.is_empty() { "-".to_owned() } else { classes.join(", ") }
 }
 
-/// Whether the client fell short of what it was to send, as a cell of a table, by the reasons for it.
+/// Table cell that states whether there are reasons to say that the client fell short.
 pub(crate) fn shortfall(reasons: &[String]) -> String {
     if reasons.is_empty() { "-" } else { "fell short" }.to_owned()
 }

@@ -1,8 +1,8 @@
 //! One request and its outcome: the only thing that the driver emits.
 //!
-//! All times are offsets from the start of the trial. Latency counts from the instant at which the
-//! schedule wanted the request, so that a stalled service cannot hide the requests it held up;
-//! service time counts from the instant at which the request was really sent.
+//! All instants are offsets from the start of the trial. Latency counts from the instant at which
+//! the request was scheduled, so that a stalled service cannot hide the requests that it held up;
+//! service time counts from the instant at which the request was actually sent.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,40 +11,40 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// What became of one request.
+/// The result of one request.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Sample {
-    /// Its number in the trial, counted from 0 over all threads.
+    /// Its number in the trial, counting from 0 over all threads.
     pub index: u64,
-    /// Which request of the workload.
+    /// Index of the request in the workload.
     pub item: usize,
-    /// Too early to count: caches, connections and code were still cold.
+    /// Whether it was too early to count: caches, connections and code were still cold.
     pub warm_up: bool,
-    /// When the schedule wanted it sent.
+    /// When it was scheduled to be sent.
     pub scheduled: Duration,
-    /// When the driver got to it; the difference is the driver's own fault.
+    /// When the driver picked it up; any difference from `scheduled` is the driver's fault.
     pub dispatched: Duration,
-    /// When there was a connection for it, or the right to open one: later than `dispatched` when all
-    /// were busy; nothing if there never was.
+    /// When it got a connection, or permission to open one: later than `dispatched` if all
+    /// connections were busy; `None` if it never did.
     pub ready: Option<Duration>,
-    /// When it was handed to a connection; nothing if it never was.
+    /// When it was handed to a connection; `None` if it never was.
     pub sent: Option<Duration>,
-    /// When the head of the answer was there.
+    /// When the head of the answer had arrived.
     pub first_byte: Duration,
-    /// When the last byte of the answer was there, when it failed, or when waiting for it ended.
+    /// When the last byte of the answer arrived, the request failed, or waiting for it ended.
     pub done: Duration,
     /// How the request ended.
     pub outcome: Outcome,
     /// Length of the answer's body.
     pub bytes: usize,
-    /// Who answered, as the balancer names it.
+    /// The endpoint that answered, as named by the balancer.
     #[serde(with = "crate::driver::names")]
     pub endpoint: Option<Arc<str>>,
-    /// Where the worker spent its time, if it reported that.
+    /// How the worker spent its time, if reported.
     pub timings: Option<wire::Timings>,
-    /// The labels of the answer, best first, if the workload wanted them read.
+    /// The labels of the answer, best first, if the workload reads them.
     pub labels: Vec<String>,
-    /// Whether the best label was the expected one; `None` when none was expected or read.
+    /// Whether the best label was as expected; `None` if none was expected or read.
     pub correct: Option<bool>,
 }
 
@@ -54,7 +54,7 @@ impl Sample {
         self.done.saturating_sub(self.scheduled)
     }
 
-    /// From handing it to a connection to the last byte; nothing if it was never sent.
+    /// From being handed to a connection to the last byte; `None` if it was never sent.
     pub fn service_time(&self) -> Option<Duration> {
         Some(self.done.saturating_sub(self.sent?))
     }
@@ -64,13 +64,13 @@ impl Sample {
         self.dispatched.saturating_sub(self.scheduled)
     }
 
-    /// How long it waited for one of the connections that this program may have. Opening one takes
-    /// time as well, but that is the service's.
+    /// How long it waited for one of the connections that this program may have. The time to open a
+    /// connection is not included, since that is up to the service.
     pub fn connection_wait(&self) -> Duration {
         self.ready.unwrap_or(self.done).saturating_sub(self.dispatched)
     }
 
-    /// Counts towards the results.
+    /// Whether it counts towards the results.
     pub fn is_measured(&self) -> bool {
         !self.warm_up
     }
@@ -78,7 +78,7 @@ impl Sample {
 
 #[cfg(test)]
 impl Sample {
-    /// A request that was sent as scheduled and answered with 200 after `latency`, all at once.
+    /// A request that was sent as scheduled and answered with 200 after `latency`, in one piece.
     pub(crate) fn answered(index: u64, scheduled: Duration, latency: Duration) -> Self {
         let done = scheduled + latency;
         Self {
@@ -104,28 +104,28 @@ impl Sample {
 /// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Outcome {
-    /// An answer with this status was read to its end.
+    /// An answer with this status was read completely.
     Answered(u16),
-    /// The same, of a status that is no 2xx and was expected.
+    /// The same, with a status other than 2xx that was expected.
     Expected(u16),
-    /// The same, of a 2xx that was not expected.
+    /// The same, with a 2xx status that was not expected.
     Unexpected(u16),
     /// There was no complete answer.
     Failed(Failure),
 }
 
 impl Outcome {
-    /// An answer as it is expected: 2xx, unless the user said otherwise.
+    /// Whether the answer was as expected: 2xx, unless the user specified otherwise.
     pub fn is_success(self) -> bool {
         matches!(self, Self::Answered(200..=299) | Self::Expected(_))
     }
 
-    /// Its duration is unknown: waiting ended before the request did.
+    /// Whether its duration is unknown, because waiting ended before the request did.
     pub fn is_unanswered(self) -> bool {
         matches!(self, Self::Failed(Failure::Timeout | Failure::Unsent | Failure::Unfinished))
     }
 
-    /// A failure of this program or of its machine, not of the service.
+    /// Whether this program or its machine failed, not the service.
     pub fn is_own(self) -> bool {
         matches!(self, Self::Failed(Failure::Unsent | Failure::NoDescriptor | Failure::NoPort))
     }
@@ -134,9 +134,9 @@ impl Outcome {
 /// Why there was no complete answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Failure {
-    /// The service takes no connection.
+    /// The service does not accept connections.
     Connect,
-    /// No encrypted connection: the other side does not speak TLS, or is not who it should be.
+    /// No encrypted connection: the server does not speak TLS, or its certificate is not accepted.
     Tls,
     /// No complete answer came within the time limit.
     Timeout,
@@ -144,20 +144,21 @@ pub enum Failure {
     Closed,
     /// The answer is not HTTP.
     Malformed,
-    /// A 2xx answer without the label that was asked for.
+    /// A 2xx answer without the requested label.
     NoLabel,
-    /// Never sent: every connection was busy until its time was over, or too many waited for one.
+    /// Never sent: every connection was busy until its timeout, or too many requests
+    /// waited for one.
     Unsent,
-    /// This machine allows this program no further open file.
+    /// This machine allows this program no more open files.
     NoDescriptor,
-    /// This machine has no free port towards the service.
+    /// This machine has no free port for a connection to the service.
     NoPort,
-    /// Still unanswered when the run was ended.
+    /// Still unanswered when the run ended.
     Unfinished,
 }
 
 impl Failure {
-    /// Each of them once.
+    /// All failures.
     pub const ALL: [Self; 10] = [
         Self::Connect,
         Self::Tls,
@@ -171,7 +172,7 @@ impl Failure {
         Self::Unfinished,
     ];
 
-    /// As it stands in tables and files.
+    /// Its name in tables and files.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Connect => "connect",

@@ -1,8 +1,8 @@
-//! The wish to end early: Ctrl-C, and SIGTERM and SIGHUP, which mean the same.
+//! Requests to end early: Ctrl-C, and SIGTERM and SIGHUP, which mean the same.
 //!
-//! Signals reach the process and not a part of it, so they are counted in one place, by a thread
-//! that runs from the first trial on. Before that a signal ends the program as it always does. What
-//! the parent let this program ignore (`nohup`, a job in the background) stays ignored.
+//! Signals are sent to the whole process, so they are counted in one place, by a thread that runs
+//! from the first trial on. Before that a signal ends the program as usual. Signals that the
+//! program was started to ignore (`nohup`, a job in the background) stay ignored.
 
 use std::process::ExitCode;
 use std::sync::OnceLock;
@@ -16,7 +16,7 @@ struct Wishes {
 
 static WISHES: OnceLock<Wishes> = OnceLock::new();
 
-/// From now on signals are counted instead of ending the program.
+/// Makes signals count instead of ending the program, from now on.
 pub(crate) fn watch() {
     let mut is_first = false;
     WISHES.get_or_init(|| {
@@ -28,12 +28,12 @@ pub(crate) fn watch() {
     }
 }
 
-/// How many times the user wished for an end.
+/// How many signals have been received.
 pub(crate) fn count() -> usize {
     WISHES.get().map_or(0, |wishes| wishes.count.load(Ordering::Relaxed))
 }
 
-/// What a program ended by the first of them returns; nothing if there was none.
+/// Exit status of a program ended by the first signal; `None` if there was none.
 pub fn exit_code() -> Option<ExitCode> {
     const SIGNALLED: u8 = 128;
     let number = WISHES.get()?.first.load(Ordering::Relaxed);
@@ -45,7 +45,7 @@ fn start() -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ignored = ignored();
-    // Registered before the thread starts, so that not even the first one is missed.
+    // Registered before the thread starts, so that no signal is missed.
     let guard = runtime.enter();
     let mut streams = Vec::new();
     for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
@@ -86,12 +86,12 @@ fn start() -> std::io::Result<()> {
 
 fn counted(number: u8) {
     let Some(wishes) = WISHES.get() else { return };
-    // Only the first one says how this program ended.
+    // Only the first signal determines the exit status.
     let _earlier = wishes.first.compare_exchange(0, number, Ordering::Relaxed, Ordering::Relaxed);
     wishes.count.fetch_add(1, Ordering::Relaxed);
 }
 
-/// The signals that this program was started to ignore, a bit each; none if that is unknown.
+/// Mask of the signals that this program was started to ignore; 0 if unknown.
 #[cfg(unix)]
 fn ignored() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

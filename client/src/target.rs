@@ -1,6 +1,6 @@
-//! Where requests go: an `http://` or `https://` address, parsed once, resolved once per run.
+//! Where requests go: an `http://` or `https://` address, parsed once and resolved once per run.
 //!
-//! Resolving ahead keeps name lookups out of every measured time.
+//! Resolving in advance keeps name lookups out of all measurements.
 
 use std::fmt;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -17,21 +17,21 @@ pub struct Target {
     is_encrypted: bool,
     host: String,
     port: u16,
-    /// As it was written.
+    /// The path as the user wrote it.
     path: String,
 }
 
-/// Where the service is by default.
+/// Default address of the service.
 pub const DEFAULT: &str = "http://127.0.0.1:5000";
 
 impl Target {
-    /// Whether another place was given.
+    /// Whether it differs from the default.
     pub fn is_elsewhere(&self) -> bool {
         self.to_string() != DEFAULT
     }
 
-    /// The `Host` header: the name, and the port unless it is the one that the scheme means anyway. A
-    /// service that has several names may know none with it, and browsers leave it out.
+    /// The `Host` header: the name, and the port unless it is the default of the scheme. A service
+    /// with several names may not recognise one with a default port, and browsers omit it.
     pub fn authority(&self) -> String {
         let usual = if self.is_encrypted { 443 } else { 80 };
         if self.port == usual { self.host.clone() } else { format!("{}:{}", self.host, self.port) }
@@ -42,8 +42,8 @@ impl Target {
         if self.is_encrypted { "https" } else { "http" }
     }
 
-    /// The request target of `route`, below the path that the URL of the target may carry; without a
-    /// route that path as it stands, with the slash at its end.
+    /// The request target of `route`, below the path of the target's URL, if any. An empty route
+    /// gives that path unchanged, including a trailing slash.
     pub fn path(&self, route: &str) -> String {
         if route.is_empty() && !self.path.is_empty() {
             return self.path.clone();
@@ -52,7 +52,7 @@ impl Target {
         if path.is_empty() { "/".to_owned() } else { path }
     }
 
-    /// Every address that takes connections, and how they are encrypted.
+    /// Every address that accepts connections, and how they are encrypted.
     pub fn destination(&self, protocol: Protocol, trust: &Trust) -> anyhow::Result<Destination> {
         let tls = self.is_encrypted.then(|| Tls::try_new(self.bare_host(), protocol, trust));
         let tls = tls.transpose()?;
@@ -64,7 +64,7 @@ impl Target {
         self.host.trim_start_matches('[').trim_end_matches(']')
     }
 
-    /// Every address of the host that accepts a connection, in the order of the name's answer.
+    /// Every address of the host that accepts a connection, in the order of the name lookup.
     fn resolve(&self, tls: Option<&Tls>) -> Result<Vec<SocketAddr>, Error> {
         let unreachable = |reason: String| Error::Unreachable { target: self.to_string(), reason };
         let host = self.bare_host();
@@ -90,7 +90,7 @@ impl Target {
 }
 
 const CONNECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
-/// Each is tried before anything is measured, and silent ones take their time.
+/// Each is tried before anything is measured, and unresponsive ones take until the timeout.
 const MAX_ADDRESSES: usize = 16;
 
 impl FromStr for Target {
@@ -110,7 +110,7 @@ impl FromStr for Target {
         }
         let authority = uri.authority().ok_or("no host")?;
         let host = Some(authority.host()).filter(|host| !host.is_empty()).ok_or("no host")?;
-        // `Uri` takes any digits behind the colon, and then says that there is no port.
+        // `Uri` accepts any digits after the colon, and then reports that there is no port.
         let port = match authority.as_str().strip_prefix(host) {
             None => return Err("a target has no user name".to_owned()),
             Some("") if is_encrypted => 443,

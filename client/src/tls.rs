@@ -1,8 +1,8 @@
-//! TLS towards the service: which certificates to trust, which version of HTTP to ask for.
+//! TLS to the service: which certificates to trust, which version of HTTP to negotiate.
 //!
-//! The authorities are those that Mozilla lists, built in, so that a container without any files has
-//! them as well; `--cacert` names others in their place. Everything that is wrong with a certificate
-//! is found by one handshake before anything is measured.
+//! The trusted authorities are Mozilla's, built in, so that they are available in a container
+//! without any files; `--cacert` replaces them. A handshake before the measurement detects any
+//! problem with a certificate.
 
 use std::net::TcpStream;
 use std::path::PathBuf;
@@ -31,11 +31,11 @@ use crate::input;
 /// Which certificates to trust.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trust {
-    /// The authorities that browsers know.
+    /// The public authorities, as in browsers.
     Public,
-    /// Those in this file, as PEM.
+    /// The authorities in this PEM file.
     File(PathBuf),
-    /// Those in this text, as PEM: what such a file holds elsewhere.
+    /// The authorities in this PEM text: the content of such a file on another machine.
     Text(String),
     /// Any certificate, without a check.
     Any,
@@ -55,7 +55,7 @@ impl std::fmt::Debug for Tls {
 }
 
 impl Tls {
-    /// For connections to `host` that carry `protocol`.
+    /// TLS for connections to `host` that carry `protocol`.
     pub fn try_new(host: &str, protocol: Protocol, trust: &Trust) -> anyhow::Result<Self> {
         let provider = Arc::new(ring::default_provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -87,7 +87,7 @@ impl Tls {
         Ok(Self { config: Arc::new(config), name })
     }
 
-    /// Encrypts a connection that was opened.
+    /// Encrypts an open connection.
     pub(crate) async fn connect(
         &self,
         stream: tokio::net::TcpStream,
@@ -95,7 +95,7 @@ impl Tls {
         TlsConnector::from(Arc::clone(&self.config)).connect(self.name.clone(), stream).await
     }
 
-    /// One handshake; says what stands against this service.
+    /// Performs one handshake; the error states what is wrong with the service.
     pub(crate) fn try_out(&self, mut stream: TcpStream, limit: Duration) -> Result<(), String> {
         let told = |error: std::io::Error| reason(&error);
         stream.set_read_timeout(Some(limit)).map_err(told)?;
@@ -109,7 +109,7 @@ impl Tls {
         if wanted == Some(H2) && connection.alpn_protocol() != Some(H2) {
             return Err("it does not offer HTTP/2 (--http http1)".to_owned());
         }
-        // A goodbye that does not arrive does no harm.
+        // It does no harm if the `close_notify` does not arrive.
         connection.send_close_notify();
         let _unsaid = connection.write_tls(&mut stream);
         Ok(())
@@ -125,7 +125,7 @@ fn wanted(protocol: Protocol) -> &'static [u8] {
     }
 }
 
-/// What a handshake failed of, and what can be done about it.
+/// Why a handshake failed, and what can be done about it.
 fn reason(error: &std::io::Error) -> String {
     let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
     match cause {
@@ -161,7 +161,7 @@ fn authorities(text: &[u8], place: &str) -> anyhow::Result<RootCertStore> {
     Ok(roots)
 }
 
-/// Takes every certificate; signatures must fit it all the same.
+/// Accepts every certificate, but still requires valid signatures.
 #[derive(Debug)]
 struct Unverified(Arc<CryptoProvider>);
 

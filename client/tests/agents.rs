@@ -1,4 +1,4 @@
-//! Several generators as one.
+//! Several generators acting as one.
 #![cfg(unix)]
 
 mod common;
@@ -15,7 +15,7 @@ use common::{Speaks, Stub, label};
 use serde_json::Value;
 use tokio::time::Instant;
 
-/// Nothing here takes as long; it is over when something hangs.
+/// Far longer than anything here takes; exceeded only if something hangs.
 const PATIENCE: Duration = Duration::from_mins(1);
 const CLIENT: &str = env!("CARGO_BIN_EXE_client");
 
@@ -38,7 +38,7 @@ impl Agent {
         Self { child, address, log }
     }
 
-    /// Reads its log up to a line with these words.
+    /// Reads its log up to a line that contains these words.
     fn says(&mut self, words: &str) {
         let mut line = String::new();
         while !line.contains(words) {
@@ -50,7 +50,7 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        // Some tests have killed it already.
+        // Some tests have already killed it.
         let _ended = self.child.kill();
         let _status = self.child.wait();
     }
@@ -82,7 +82,7 @@ fn stub() -> Stub {
     Stub::start(Speaks::Http1, |_| async { label("cat", "w1") })
 }
 
-/// A stub that counts.
+/// A stub that counts requests.
 fn counting() -> (Stub, Arc<AtomicUsize>) {
     let seen: Arc<AtomicUsize> = Arc::default();
     let counter = Arc::clone(&seen);
@@ -138,7 +138,7 @@ fn several_generators_send_one_schedule_and_add_up_to_one_run() {
         assert_eq!(together[time]["count"], together["requests"], "{time}");
     }
     assert_eq!(alone["generators"], serde_json::json!([]));
-    // Little's law: what is unanswered at a time is what comes times how long it takes.
+    // Little's law: requests in flight are the arrival rate times the mean latency.
     let figure = |value: &Value| value.as_f64().unwrap();
     let expected =
         figure(&together["offered_rate"]) * figure(&together["latency_ms"]["mean"]) / 1e3;
@@ -211,7 +211,7 @@ fn a_controller_that_dies_ends_the_run_of_its_agents() {
     client.kill().unwrap();
     client.wait().unwrap();
     agent.says("run given up");
-    // Free for the next one.
+    // The agent is free for the next controller.
     let flags = ["--rate", "100", "--duration", "300ms"];
     until("the agent is free", || load(&stub, &[&agent], &flags).stdout.starts_with(b"{"));
 }
@@ -227,7 +227,7 @@ fn a_signal_ends_the_agents_at_one_instant_and_everything_is_kept() {
     let mut command = command(&stub, &[&one, &other], &out, &flags);
     let client = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     until("requests are answered", || seen.load(Ordering::Relaxed) > 40);
-    // Unlike SIGINT it is heard in jobs of the background, too.
+    // Unlike SIGINT, it is not ignored in background jobs.
     let killed = Command::new("kill").args(["-TERM", &client.id().to_string()]).status();
     assert!(killed.unwrap().success());
     let output = client.wait_with_output().unwrap();
@@ -261,7 +261,7 @@ fn who_speaks_something_else_to_an_agent_is_hung_up_on() {
     browser.set_read_timeout(Some(PATIENCE)).unwrap();
     browser.write_all(b"POST / HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
     let mut challenge = Vec::new();
-    // Reset or closed: either way it ends, and nothing follows the challenge.
+    // Reset or closed: either way the connection ends, and nothing follows the challenge.
     let _either = browser.read_to_end(&mut challenge);
     assert!(challenge.len() < 1000);
     agent.says("controller left");

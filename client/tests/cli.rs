@@ -50,7 +50,7 @@ fn wrong_usage_exits_2_with_a_line_that_names_the_flag() {
 
 #[test]
 fn nobody_at_the_target_exits_4_and_says_so_without_leaving_a_folder() {
-    // Bound, so that no other program gets it, and listened on by none.
+    // Bound, so that no other program gets the port, but not listening.
     let silent = tokio::net::TcpSocket::new_v4().unwrap();
     silent.bind(std::net::SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let target = silent.local_addr().unwrap().to_string();

@@ -1,5 +1,5 @@
-//! Memory for weights and activations: cache-line aligned, zeroed, on huge pages where the kernel
-//! gives them.
+//! Memory for weights and activations: cache-line aligned, zeroed, and on huge pages where the
+//! kernel provides them.
 //!
 //! Alignment is worth a seventh of the speed: a vector that straddles two lines costs two loads.
 
@@ -12,7 +12,7 @@ use super::{Values, Words};
 #[repr(C, align(64))]
 struct CacheLine([u8; 64]);
 
-/// A number whose every bit pattern is a value.
+/// A number type in which every bit pattern is a valid value.
 ///
 /// # Safety
 ///
@@ -43,12 +43,12 @@ impl<T: Plain> Aligned<T> {
     ///
     /// # Panics
     ///
-    /// When no address space holds them.
+    /// If that many values do not fit the address space.
     pub(super) fn new(len: usize) -> Self {
         let bytes = len.checked_mul(size_of::<T>()).expect("buffers fit the address space");
         let count = bytes.div_ceil(64);
         let mut lines = Vec::with_capacity(count);
-        // Before the first write: pages that are there already stay as small as they are.
+        // Before the first write: pages that already exist keep their size.
         advise_huge_pages(lines.spare_capacity_mut());
         lines.resize(count, CacheLine([0; 64]));
         Self { lines, len, kind: std::marker::PhantomData }
@@ -61,7 +61,7 @@ impl<T: Plain> std::ops::Deref for Aligned<T> {
 
     fn deref(&self) -> &[T] {
         // SAFETY: `lines` holds at least `len * size_of::<T>()` initialised bytes, aligned to 64,
-        // and `T` takes every bit pattern.
+        // and every bit pattern is valid for `T`.
         unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
     }
 }
@@ -74,23 +74,24 @@ impl<T: Plain> std::ops::DerefMut for Aligned<T> {
     }
 }
 
-/// The bits of floats that do not change.
+/// The bits of floats, for reading only.
 #[allow(unsafe_code, reason = "views floats as words")]
 pub(super) fn bits(values: &[f32]) -> &[u32] {
-    // SAFETY: both types are four bytes with the same alignment, and every pattern is a value of both.
+    // SAFETY: both types are four bytes with the same alignment, and every pattern is valid
+    // for both.
     unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), values.len()) }
 }
 
-/// The bits of floats.
+/// The bits of shared floats.
 #[allow(unsafe_code, reason = "views floats as words")]
 pub(super) fn words(values: Values<'_>) -> Words<'_> {
-    // SAFETY: both types are four bytes with the same alignment, and every pattern is a value of
-    // either; cells of both allow what shared cells allow.
+    // SAFETY: both types are four bytes with the same alignment, and every pattern is valid for
+    // both; cells of either type allow the same shared access.
     unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), values.len()) }
 }
 
-/// Asks for huge pages under a large buffer: weights alone span 1,700 pages of the usual size, more
-/// than the TLB keeps. A kernel that declines costs speed, nothing else.
+/// Requests huge pages for a large buffer: the weights alone span 1,700 ordinary pages, more than
+/// the TLB holds. If the kernel declines, only speed is lost.
 #[cfg(all(target_os = "linux", not(miri)))]
 #[allow(unsafe_code, reason = "madvise")]
 fn advise_huge_pages(lines: &[MaybeUninit<CacheLine>]) {
@@ -118,7 +119,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "address space")]
     fn a_length_whose_bytes_cannot_be_counted_is_refused() {
-        // Its bytes would wrap around to few.
+        // The byte count would wrap around to a small number.
         let _values = Aligned::<u32>::new(usize::MAX / 4 + 2);
     }
 

@@ -1,15 +1,15 @@
 //! Where networks run: on the CPU with the fused kernels, or on a GPU with the reference networks.
 //!
-//! `--device` is a request that is resolved once, when the program starts. Where the GPU is
-//! missing, networks run on the CPU and one line in the log gives the reason, so a fleet of mixed
-//! machines can be started with the same flags. Later code cannot fail on the choice.
+//! `--device` is a request that is resolved once, when the program starts. If the GPU is missing,
+//! networks run on the CPU and one line in the log gives the reason, so a fleet of mixed machines
+//! can be started with the same flags. Later code cannot fail because of the choice.
 
 use std::fmt;
 use std::str::FromStr;
 
 use candle_core::{DType, Device, Error, Result, Tensor};
 
-/// What `--device` asks for.
+/// Value of `--device`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum DeviceRequest {
     /// The first GPU if this build and this machine have one, else the CPU.
@@ -17,7 +17,7 @@ pub enum DeviceRequest {
     Auto,
     /// The CPU, even if there is a GPU.
     Cpu,
-    /// The NVIDIA GPU of that number.
+    /// The NVIDIA GPU with this number.
     Cuda(usize),
 }
 
@@ -27,11 +27,11 @@ pub enum Placement {
     /// The fused kernels.
     #[default]
     Cpu,
-    /// The reference networks on the NVIDIA GPU of that number.
+    /// The reference networks on the NVIDIA GPU with this number.
     Cuda(usize),
 }
 
-/// The text names no device.
+/// The text does not name a device.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a device is `auto`, `cpu`, `cuda` or `cuda:N`")]
 pub struct NoDevice;
@@ -99,7 +99,8 @@ impl Placement {
     }
 }
 
-/// A GPU that opens may still refuse to compute: kernels of another generation, no memory left.
+/// Runs a small sum, because a GPU that opens may still fail to compute: kernels built for another
+/// generation, no memory left.
 fn try_out(number: usize) -> Result<()> {
     let device = Device::new_cuda(number)?;
     let ones = Tensor::ones(16, DType::F16, &device)?;
@@ -111,7 +112,7 @@ fn try_out(number: usize) -> Result<()> {
     }
 }
 
-/// One line for the log.
+/// The error as one line for the log.
 fn reason(error: &Error) -> String {
     if matches!(error, Error::NotCompiledWithCudaSupport) {
         return "this build has no GPU support (cargo feature `cuda`)".to_owned();

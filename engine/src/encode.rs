@@ -1,7 +1,7 @@
-//! Floats to the numbers that a product reads.
+//! Converts floats to the number format that a product reads.
 //!
-//! Bytes are scaled by the largest magnitude of the whole tensor, computed for every image: there
-//! is no calibration to keep beside the weights, and it fits every image.
+//! Bytes are scaled by the largest magnitude of the whole tensor, computed per image. No
+//! calibration has to be stored with the weights, and the scale fits every image.
 #![allow(unsafe_code, reason = "calls kernels after checking the lengths")]
 #![allow(
     clippy::inline_always,
@@ -47,7 +47,7 @@ impl Scale {
     }
 }
 
-/// Writes blocks of 16 values as numbers.
+/// Encodes blocks of 16 values.
 ///
 /// # Panics
 ///
@@ -61,7 +61,7 @@ pub(super) fn encode(target: Target, scale: Scale, values: Values, out: Words) {
     unsafe { (kernels(target).encode)(&call) }
 }
 
-/// The largest magnitude.
+/// Largest magnitude of the values.
 fn largest(target: Target, values: Values) -> f32 {
     let mut lanes = [0f32; BLOCK];
     let call = Call {
@@ -76,7 +76,7 @@ fn largest(target: Target, values: Values) -> f32 {
     lanes.iter().fold(0.0, |most, &lane| most.max(lane))
 }
 
-/// A checked call.
+/// A call whose lengths have been checked.
 struct Call {
     values: *const f32,
     out: *mut u32,
@@ -87,17 +87,18 @@ struct Call {
 struct Kernels {
     /// # Safety
     ///
-    /// The CPU has the target; `blocks` blocks of values and of its numbers.
+    /// The CPU has the target; `values` has `blocks` blocks, and `out` has room for them.
     encode: unsafe fn(&Call),
     /// # Safety
     ///
-    /// The CPU has the target; `blocks` blocks of values, and one block of floats to write.
+    /// The CPU has the target; `values` has `blocks` blocks, and `out` has room for one block
+    /// of floats.
     largest: unsafe fn(&Call),
 }
 
 /// # Safety
 ///
-/// As [`Kernels::encode`].
+/// Same as [`Kernels::encode`].
 #[inline(always)]
 unsafe fn encode_blocks<D: Number>(call: &Call) {
     let lanes = D::Floats::LANES;
@@ -114,7 +115,7 @@ unsafe fn encode_blocks<D: Number>(call: &Call) {
 
 /// # Safety
 ///
-/// As [`Kernels::largest`].
+/// Same as [`Kernels::largest`].
 #[inline(always)]
 unsafe fn largest_lanes<V: Vector>(call: &Call) {
     // SAFETY: the caller's promise.
@@ -151,7 +152,7 @@ fn kernels(target: Target) -> &'static Kernels {
     }
 }
 
-/// The kernels of one target.
+/// Defines the kernels of one target.
 macro_rules! kernels {
     ($name:ident, $number:ty, [$($feature:meta)?]) => {
         mod $name {
@@ -162,7 +163,7 @@ macro_rules! kernels {
 
             /// # Safety
             ///
-            /// As [`Kernels::encode`].
+            /// Same as [`Kernels::encode`].
             $(#[$feature])?
             unsafe fn encode(call: &Call) {
                 // SAFETY: the caller's promise.
@@ -171,7 +172,7 @@ macro_rules! kernels {
 
             /// # Safety
             ///
-            /// As [`Kernels::largest`].
+            /// Same as [`Kernels::largest`].
             $(#[$feature])?
             unsafe fn largest(call: &Call) {
                 // SAFETY: the caller's promise.

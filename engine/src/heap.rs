@@ -1,17 +1,18 @@
 //! How the C library's allocator treats large buffers.
 //!
-//! Decoded pictures take tens of megabytes each. After the first of them the allocator keeps buffers of
-//! that size for reuse, in every thread's arena, and resident memory grows severalfold. With the limits
-//! set here it returns them to the system when they are freed.
+//! Decoded pictures take tens of megabytes each. After the first one, the allocator keeps buffers
+//! of that size for reuse in every thread's arena, and resident memory grows severalfold. With the
+//! limits set here, it returns them to the system when they are freed.
 
-/// Buffers from this size on are mappings of their own, in bytes.
+/// Buffers of at least this many bytes get a mapping of their own.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const MAPPED: libc::c_int = 1 << 20;
 /// Free memory that an arena keeps at its end, in bytes.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const KEPT: libc::c_int = 4 << 20;
 
-/// Makes the allocator return large buffers to the system; call it at the start of a long-lived process.
+/// Makes the allocator return large buffers to the system; call it at the start of a
+/// long-lived process.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[allow(unsafe_code, reason = "the C library offers this by a call only")]
 pub fn give_back_large_buffers() {
@@ -28,7 +29,7 @@ pub fn give_back_large_buffers() {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn give_back_large_buffers() {}
 
-/// Returns memory that small allocations have freed to the system, which takes milliseconds; call it
+/// Returns the memory of freed small allocations to the system, which takes milliseconds; call it
 /// after work that made very many of them.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[allow(unsafe_code, reason = "the C library offers this by a call only")]

@@ -1,15 +1,15 @@
 //! The instruction sets that the kernels are compiled for.
 //!
-//! One binary holds them all and asks the CPU at start; [`Isa::available`] is the proof that a
-//! kernel may run, so nothing here may hand out a set that the machine lacks.
+//! One binary contains kernels for all of them and checks the CPU at start. [`Isa::available`] is
+//! the proof that a kernel may run, so nothing here may hand out a set that the machine lacks.
 
 use std::fmt;
 
-/// An instruction set with kernels of its own.
+/// An instruction set that has its own kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Isa(Kind);
 
-/// The sets by name.
+/// Names of the instruction sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
 pub enum Kind {
     /// 32 registers of 16 floats.
@@ -42,12 +42,12 @@ impl Isa {
         [Kind::Avx512, Kind::Avx2, Kind::Portable].into_iter().filter_map(Self::available)
     }
 
-    /// The set of that name, if this CPU has it.
+    /// The set of this kind, if this CPU has it.
     pub fn available(kind: Kind) -> Option<Self> {
         has(kind).then_some(Self(kind))
     }
 
-    /// Which it is.
+    /// The kind of the set.
     pub fn kind(self) -> Kind {
         self.0
     }
@@ -91,7 +91,7 @@ mod tests {
 
     use super::{Isa, Kind};
 
-    /// Tests of kernels run on the sets of this CPU; the ones that they leave out are reported
+    /// Kernel tests run on the sets that this CPU has; the sets that they skip are reported
     /// here, once.
     #[test]
     fn the_kernels_of_every_set_are_tested() {

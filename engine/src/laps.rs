@@ -29,7 +29,7 @@ impl Laps {
         self.since = now;
     }
 
-    /// What each stage has taken so far.
+    /// Time that each stage has taken so far.
     pub(super) fn times(&self) -> &[Duration] {
         &self.times
     }

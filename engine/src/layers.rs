@@ -29,7 +29,7 @@ impl Layer {
         Self { weight, ..self }
     }
 
-    /// A layer that is stored as it is used, whatever its shape.
+    /// A layer that is used as stored, whatever its shape.
     pub(super) fn dense(vb: &VarBuilder, name: &str) -> Result<Self> {
         let weight = flat(&vb.get_unchecked(&format!("{name}.weight"))?)?;
         let bias = flat(&vb.get_unchecked(&format!("{name}.bias"))?)?;

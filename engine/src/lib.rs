@@ -1,11 +1,11 @@
 //! The fast inference path: fused kernels for the instruction set of this CPU.
 //!
 //! A network is packed once for one [`Isa`] and runs behind a candle op: tensors in, tensors out
-//! ([`MobileNetV2`], [`MnistCnn`]). [`description`] says of which layers a network is made, and
-//! [`Options`] how and where it runs. The worker's networks in plain candle stay the reference that
-//! tests hold this against, and the path of devices that have no kernels. It is a crate of its own
-//! because the kernels change seldom and take long to compile. All unsafe code of the worker is
-//! here: kernels take slices, check every length once per call, and say why each block is sound.
+//! ([`MobileNetV2`], [`MnistCnn`]). [`description`] lists the layers of a network, and [`Options`]
+//! determines how and where it runs. The worker's networks in plain candle remain the reference for
+//! tests and the path for devices without kernels. This is a crate of its own because the kernels
+//! seldom change and take long to compile. It contains all unsafe code of the worker: kernels take
+//! slices, check every length once per call, and document why each block is sound.
 
 mod aligned;
 #[cfg(target_arch = "x86_64")]
@@ -45,10 +45,10 @@ pub use team::ThreadGroup;
 /// Channels of a block: one AVX-512 register, and a cache line.
 const BLOCK: usize = 16;
 
-/// Activations: buffers that several layers, and threads in turn, look at.
+/// Activations: buffers shared by several layers, and by threads in turn.
 type Values<'a> = &'a [Cell<f32>];
 
-/// The same as words of 32 bits, which hold one number or several.
+/// The same as 32-bit words, each of which holds one or several numbers.
 type Words<'a> = &'a [Cell<u32>];
 
 fn cells<T>(values: &mut [T]) -> &[Cell<T>] {

@@ -1,9 +1,9 @@
-//! The digit network on the same kernels: two 5x5 convolutions as products with taps for each row and
-//! each pixel of the window, a maximum over 2x2 pixels after each, and two dense layers over a group of
-//! images at once.
+//! The digit network on the same kernels: two 5x5 convolutions as products, with a tap per row of
+//! the window in the first and per pixel in the second, a maximum over 2x2 pixels after each, and
+//! two dense layers over a group of images at once.
 //!
-//! Planes are padded once, so a tap is an offset and no row needs a special case. The worker holds
-//! the plain twin that this is tested against.
+//! Planes are padded once, so a tap is an offset and no row needs a special case. The worker
+//! contains the plain twin that this is tested against.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -20,7 +20,7 @@ use super::product::{Epilogue, Gather, Inputs, Packed, Packer, Product, multiply
 use super::target::Target;
 use super::{BLOCK, Options, ThreadGroup, Values, cells};
 
-/// Side of the image in pixels, after the first maximum and after the second.
+/// Side in pixels: of the image, after the first maximum, and after the second.
 const SIDE: usize = 28;
 const HALF: usize = SIDE / 2;
 const QUARTER: usize = HALF / 2;
@@ -30,11 +30,11 @@ const MARGIN: usize = KERNEL / 2;
 /// Pixels of a padded row before each convolution.
 const PITCH: usize = SIDE + 2 * MARGIN;
 const HALF_PITCH: usize = HALF + 2 * MARGIN;
-/// Images that go through the dense layers together: two of the widest panel's tiles.
+/// Images that go through the dense layers together: two tiles of the widest panel.
 const GROUP: usize = 12;
 /// Two convolutions and two dense layers.
 const STAGES: usize = 4;
-/// Digits that the network tells apart.
+/// Digits that the network distinguishes.
 const CLASSES: usize = 10;
 /// Blocks of 16 channels after each layer.
 const BLOCKS: [usize; 3] = [2, 4, 8];
@@ -61,7 +61,7 @@ struct Network {
     places: Offsets,
 }
 
-/// What one thread needs.
+/// Buffers of one thread.
 #[derive(Debug)]
 struct Memory {
     image: Aligned<f32>,
@@ -265,7 +265,7 @@ impl Memory {
     }
 }
 
-/// A layer with that many outputs, or an error.
+/// A layer with `outputs` outputs, or an error.
 fn checked(vb: &VarBuilder, name: &str, outputs: usize) -> Result<Layer> {
     let layer = Layer::dense(vb, name)?;
     if layer.bias.len() != outputs || !layer.weight.len().is_multiple_of(outputs) {
@@ -274,14 +274,16 @@ fn checked(vb: &VarBuilder, name: &str, outputs: usize) -> Result<Layer> {
     Ok(layer)
 }
 
-/// Where the second convolution's input `[tap][block channel]` of a block lies in `[channel][tap]`.
+/// Maps an input of the second convolution from `[block][tap][16]` to its place
+/// in `[channel][tap]`.
 fn tap_then_channel(at: usize) -> usize {
     let area = KERNEL * KERNEL;
     let (block, tap, lane) = (at / (area * BLOCK), at / BLOCK % area, at % BLOCK);
     (block * BLOCK + lane) * area + tap
 }
 
-/// Where the first dense layer's input `[block][pixel][16]` lies in `[channel][pixel]`.
+/// Maps an input of the first dense layer from `[block][pixel][16]` to its place
+/// in `[channel][pixel]`.
 fn pixel_then_channel(at: usize) -> usize {
     let area = QUARTER * QUARTER;
     let (block, pixel, lane) = (at / (area * BLOCK), at / BLOCK % area, at % BLOCK);

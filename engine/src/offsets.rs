@@ -1,10 +1,10 @@
-//! Offsets whose largest is known, so that a whole table is checked by one comparison.
+//! Offset tables with a known maximum, so that one comparison checks a whole table.
 
 use std::ops::Range;
 
 use super::BLOCK;
 
-/// A table of offsets in floats.
+/// A table of offsets, in floats or other words of 32 bits.
 #[derive(Debug, Clone)]
 pub(super) struct Offsets {
     table: Box<[u32]>,
@@ -29,7 +29,7 @@ impl Offsets {
         Self { table, largest, is_increasing }
     }
 
-    /// Pixels of a block, one after the other.
+    /// Contiguous pixels of a block.
     pub(super) fn dense(pixels: usize) -> Self {
         Self::every(pixels, BLOCK)
     }

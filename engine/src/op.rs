@@ -19,7 +19,7 @@ pub struct MobileNetV2 {
     memory: Mutex<Kept>,
 }
 
-/// Memory from one pass to the next.
+/// Memory kept from one pass to the next.
 #[derive(Debug, Default)]
 struct Kept {
     size: Size,
@@ -29,7 +29,7 @@ struct Kept {
 
 impl MobileNetV2 {
     /// Packs the weights for this CPU, in either layout that the reference knows, for images of
-    /// `size` rows and columns; f32 takes other sizes as well.
+    /// `size` rows and columns; all formats but tiles accept other sizes as well.
     pub fn load(
         vb: &VarBuilder,
         padding: Padding,
@@ -43,7 +43,7 @@ impl MobileNetV2 {
         Ok(Self { plan, team, alone: ThreadGroup::alone(), memory: Mutex::default() })
     }
 
-    /// Arithmetic and instruction set that were chosen.
+    /// The chosen arithmetic and instruction set.
     pub fn names(&self) -> (&'static str, &'static str) {
         self.plan.names()
     }

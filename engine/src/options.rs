@@ -101,7 +101,7 @@ impl Options {
         }
     }
 
-    /// Whether tiles may be tried: an instruction set by name means its kernels.
+    /// Whether tiles may be tried: naming an instruction set selects its own kernels.
     pub(super) fn wants_tiles(&self) -> bool {
         match self.precision {
             Precision::Bf16 => true,

@@ -1,4 +1,4 @@
-//! The peak arithmetic rate of one core of this machine, measured when asked for.
+//! The peak arithmetic rate of one core of this machine, measured on request.
 //!
 //! A share of the peak says more than milliseconds: the clock speed of a rented core varies, and
 //! both figures vary with it. Loops run in registers only, with enough independent sums to hide the
@@ -24,8 +24,8 @@ const TURNS: u32 = 400_000;
 /// Repetitions, of which the fastest counts.
 const REPEATS: usize = 7;
 
-/// Billions of operations per second of one core with the instruction set and the numbers of those
-/// names; `None` for names without a loop here or that this CPU lacks.
+/// Billions of operations per second of one core with the named instruction set and precision;
+/// `None` for names that have no loop here or that this CPU lacks.
 pub fn gflops(isa: &str, precision: &str) -> Option<f64> {
     if isa == "amx" {
         return tiles();
@@ -77,8 +77,8 @@ struct Spin {
 
 /// Products and sums of registers, `turns` times.
 ///
-/// The sums of floats are factors as well, so that no product can be taken out of the loop; bytes
-/// and halves have instructions that compilers do not take apart.
+/// The float sums are factors as well, so that no product can be hoisted out of the loop; bytes and
+/// halves have instructions that compilers do not take apart.
 ///
 /// # Safety
 ///
@@ -113,12 +113,12 @@ unsafe fn products<D: Number>(turns: u32) {
     }
 }
 
-/// Gives a loop its instruction set.
+/// Compiles the loop for an instruction set.
 macro_rules! spin {
     ($number:ty, [$($feature:meta)?]) => {{
         /// # Safety
         ///
-        /// As [`products`].
+        /// Same as [`products`].
         $(#[$feature])?
         unsafe fn run(turns: u32) {
             // SAFETY: the caller's promise.

@@ -35,7 +35,7 @@ pub(super) type Size = (usize, usize);
 const TILED: Size = (224, 224);
 
 impl Plan {
-    /// Packs the network as the options say, for images of `size`.
+    /// Packs the network according to the options, for images of `size`.
     pub(super) fn load(
         vb: &VarBuilder,
         padding: Padding,
@@ -86,7 +86,7 @@ impl Plan {
         }
     }
 
-    /// Whether images of that size can be run.
+    /// Whether images of `size` can be run.
     #[cfg_attr(
         not(target_arch = "x86_64"),
         expect(unused_variables, reason = "vectors take any size")

@@ -1,6 +1,7 @@
 //! What kernels compute with: an instruction set, and the numbers that products multiply.
 //!
-//! A [`Target`] is the proof that this CPU has both, so nothing here may hand out one that it lacks.
+//! A [`Target`] is the proof that this CPU has both, so nothing here may hand out one that the
+//! CPU lacks.
 
 use super::BLOCK;
 use super::isa::{Isa, Kind};
@@ -10,9 +11,9 @@ use super::isa::{Isa, Kind};
 pub enum Format {
     /// 32-bit floats.
     F32,
-    /// Half precision, with sums of half precision.
+    /// Half precision, with sums in half precision.
     F16,
-    /// Bytes, with sums of 32 bits: weights scaled per output, activations per image.
+    /// Bytes, with 32-bit sums: weights scaled per output, activations per image.
     Int8,
 }
 
@@ -41,8 +42,8 @@ impl Target {
             .flat_map(move |isa| formats.into_iter().filter_map(move |f| Self::available(isa, f)))
     }
 
-    /// The fastest numbers of a set: bytes where it has dot products of them, because they do four
-    /// times the work of floats, then halves, which do twice.
+    /// The fastest format of a set: bytes if it has dot products for them, because they do four
+    /// times the work of floats, then halves, which do twice the work.
     pub fn fastest(isa: Isa) -> Self {
         let has_units = isa.kind() != Kind::Portable;
         let quicker = [Format::Int8, Format::F16].into_iter().filter(|_| has_units);

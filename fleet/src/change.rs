@@ -1,12 +1,12 @@
 //! What happened to the endpoints of a pool, for the operators' log.
 //!
-//! The pool writes no log. Whatever changes it returns what is worth a line, in the order in which
-//! it happened.
+//! The pool itself logs nothing. Every method that changes it returns the changes worth a log line,
+//! in the order in which they happened.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// Changes of a pool; mostly none.
+/// Changes of a pool; usually empty.
 #[must_use = "operators are to be told"]
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Changes(Vec<Change>);
@@ -14,7 +14,7 @@ pub struct Changes(Vec<Change>);
 /// One change of a pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// The name of the endpoint; empty where it is about the whole pool.
+    /// The name of the endpoint; empty if the change concerns the whole pool.
     pub endpoint: Box<str>,
     /// What the pool or the operator changed about it.
     pub what: What,
@@ -27,14 +27,14 @@ pub enum What {
     Added(SocketAddr),
     /// It left the pool.
     Removed,
-    /// It joined again, and is as an operator had left it.
+    /// It joined again, with the settings that an operator had made.
     Restored {
         /// Whether it is drained.
         is_draining: bool,
         /// The weight that the operator had set.
         weight: u32,
     },
-    /// A worker is not in the pool: which, and why.
+    /// A worker was left out of the pool: which one, and why.
     LeftOut(Box<str>),
     /// Its probes fail, for this reason.
     Down(Box<str>),
@@ -42,7 +42,7 @@ pub enum What {
     Ejected {
         /// What the failed answers had in common, in words for the log.
         reason: Box<str>,
-        /// For how long it gets no requests.
+        /// How long it gets no requests.
         time: Duration,
     },
     /// It gets requests again after an ejection.
@@ -53,9 +53,9 @@ pub enum What {
     Other(&'static str),
     /// So few endpoints are available that ejections are ignored.
     PanicMode {
-        /// How many are picked from.
+        /// Number of endpoints that are picked from.
         available: usize,
-        /// How many there are.
+        /// Number of endpoints in the pool.
         all: usize,
     },
 }

@@ -1,4 +1,4 @@
-//! What goes wrong with a connection to an endpoint, in the words of logs and answers.
+//! Faults of a connection to an endpoint, and how logs and answers describe them.
 
 use std::fmt;
 
@@ -7,14 +7,14 @@ use std::fmt;
 pub enum Fault {
     /// Nothing listens there.
     Refused,
-    /// Connecting took longer than it may.
+    /// Connecting took longer than allowed.
     ConnectTimedOut,
-    /// There is no way to the host.
+    /// There is no route to the host.
     Unreachable,
-    /// This machine has no descriptor, port or memory for one more connection, which says nothing
+    /// This machine has no descriptor, port or memory for another connection, which says nothing
     /// about the endpoint.
     Exhausted,
-    /// It cannot be connected to for another reason.
+    /// Connecting failed for another reason.
     NotConnected,
     /// The endpoint closed the connection before it answered.
     Closed,
@@ -24,12 +24,12 @@ pub enum Fault {
     Cut,
     /// What the endpoint sent is not HTTP, or it is beyond the limits.
     NotHttp,
-    /// The body is not framed as the head announces it.
+    /// The body is not framed as its head announces.
     Misframed,
 }
 
 impl Fault {
-    /// The words for it.
+    /// Its description in logs and answers.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Refused => "connection refused",
@@ -45,8 +45,8 @@ impl Fault {
         }
     }
 
-    /// Whether the endpoint may never have looked at the request: an idle connection that it closes
-    /// just then ends in the same way.
+    /// Whether the endpoint may never have read the request: an idle connection that it closes at
+    /// that moment fails in the same way.
     pub fn is_unanswered(self) -> bool {
         matches!(self, Self::Closed | Self::Reset)
     }

@@ -3,20 +3,20 @@
 //! A hedge is sent when an answer takes longer than 95 % of the others did, so it cuts the tail of
 //! the latency (Dean and Barroso, "The Tail at Scale", 2013), and at most once in twenty requests,
 //! so that a slow fleet is not made slower. The 95th percentile is followed by a step up for each
-//! answer above it and nineteen times smaller steps down for the others; that needs one word of
-//! memory and forgets by itself. Pure but for its atomics.
+//! answer above it and nineteen times smaller steps down for the others; this needs one word of
+//! memory and forgets old answers by itself. Pure except for its atomics.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-/// Below this many answers nothing is known about the latency.
+/// With fewer answers than this the latency counts as unknown.
 const MIN_SAMPLES: u64 = 100;
-/// Requests for each hedge.
+/// Requests per hedge.
 const REQUESTS_PER_HEDGE: u64 = 20;
 /// Hedges that can be saved up.
 const MAX_SAVED: u64 = 5;
-/// The quantile that is followed, and how far one answer moves its estimate.
+/// The tracked quantile, and how far one answer moves its estimate.
 const QUANTILE: f64 = 0.95;
 const STEP: f64 = 0.05;
 
@@ -26,14 +26,14 @@ pub struct Hedging {
     /// The estimate in nanoseconds, as the bits of an `f64`.
     estimate: AtomicU64,
     samples: AtomicU64,
-    /// Saved hedges, in units of which one hedge costs [`REQUESTS_PER_HEDGE`].
+    /// Saved hedges; one hedge costs [`REQUESTS_PER_HEDGE`] units.
     saved: AtomicU64,
 }
 
 impl Hedging {
-    /// A request begins. Returns the time after which it may be hedged.
+    /// Records that a request begins; returns the time after which it may be hedged.
     pub fn begin(&self) -> Option<Duration> {
-        // Two threads may race here, and a part of a hedge be lost.
+        // Two threads may race here and lose a part of a hedge.
         let saved = self.saved.load(Relaxed);
         if saved < MAX_SAVED * REQUESTS_PER_HEDGE {
             self.saved.store(saved + 1, Relaxed);
@@ -45,7 +45,7 @@ impl Hedging {
         Some(Duration::from_secs_f64(estimate / 1e9))
     }
 
-    /// An answer came after this time.
+    /// Records how long an answer took.
     pub fn observe(&self, elapsed: Duration) {
         let sample = elapsed.as_secs_f64() * 1e9;
         let before = f64::from_bits(self.estimate.load(Relaxed));
@@ -60,7 +60,7 @@ impl Hedging {
         self.estimate.store(next.clamp(1e3, 1e12).to_bits(), Relaxed);
     }
 
-    /// Takes one of the hedges that may be sent.
+    /// Spends a saved hedge; returns whether there was one.
     pub fn take(&self) -> bool {
         let spend = |saved: u64| saved.checked_sub(REQUESTS_PER_HEDGE);
         self.saved.fetch_update(Relaxed, Relaxed, spend).is_ok()

@@ -1,7 +1,7 @@
 //! How long answered attempts took: a histogram that every thread adds to.
 //!
-//! Its bounds are the preferred numbers R10 (ISO 3), ten to a decade, so that a quantile is right to
-//! an eighth, and every round bound that is exported to Prometheus is one of them.
+//! Its bounds are the preferred numbers R10 (ISO 3), ten to a decade, so that a quantile is
+//! accurate to an eighth, and every round bound that is exported to Prometheus is one of them.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -14,7 +14,7 @@ const LEN: usize = SERIES.len() * DECADES;
 /// Upper bounds of the buckets in microseconds, from 0.1 ms to 80 s.
 const BOUNDS: [u64; LEN] = bounds();
 
-/// Attempts in each bucket; the last holds what took longer than every bound.
+/// Attempts in each bucket; the last counts those that took longer than every bound.
 pub type Counts = [u64; LEN + 1];
 
 const fn bounds() -> [u64; LEN] {
@@ -48,14 +48,14 @@ impl Latency {
         self.0[bucket].fetch_add(1, Relaxed);
     }
 
-    /// What was counted so far.
+    /// The counts so far.
     pub fn counts(&self) -> Counts {
         std::array::from_fn(|bucket| self.0[bucket].load(Relaxed))
     }
 }
 
-/// The time that this share of the attempts did not exceed, supposing that those of a bucket are
-/// spread evenly over it; `None` without attempts.
+/// The time that this share of the attempts did not exceed, assuming that the attempts in a bucket
+/// are spread evenly over it; `None` without attempts.
 pub fn quantile(counts: &Counts, share: f64) -> Option<Duration> {
     let all: u64 = counts.iter().sum();
     if all == 0 {
@@ -75,7 +75,8 @@ pub fn quantile(counts: &Counts, share: f64) -> Option<Duration> {
     None
 }
 
-/// Attempts that took no longer than `seconds`, one of the bounds, and longer than the one before.
+/// Merges the counts into buckets with the upper bounds `seconds`, each of which is one of the
+/// bounds, and a last bucket for the rest.
 pub fn merged<const N: usize>(counts: &Counts, seconds: [f64; N]) -> Vec<(f64, u64)> {
     let mut merged: Vec<(f64, u64)> =
         seconds.into_iter().chain([f64::INFINITY]).map(|bound| (bound, 0)).collect();

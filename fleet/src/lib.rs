@@ -1,15 +1,15 @@
 //! The decisions of a load balancer, without sockets, files or logs.
 //!
-//! The balancer runs them on real time and real connections, `client simulate` on virtual time and
-//! modelled workers; neither has a rule of its own. From the bottom: a [`state`] says whether an
-//! [`Endpoint`] may be picked; a [`Pool`] holds all of them and hands out [`Snapshot`]s by model; a
-//! [`policy`] chooses one of several; the [`admission`] queue holds those that find no room; a
-//! [`RetryBudget`] and [`Hedging`] bound second attempts; a [`Verdict`] says what an answer means.
-//! A [`Fleet`] has it all, and a [`View`] is what one thread sees of it. On top is the [`dispatch`]
-//! of a request, from its admission to its outcome. Beside it all, [`elastic`] says how many workers
-//! there should be.
+//! The balancer runs them on real time and real connections, and `client simulate` on virtual time
+//! and modelled workers; neither has rules of its own. From the bottom: a [`state`] determines
+//! whether an [`Endpoint`] may be picked; a [`Pool`] holds all of them and hands out [`Snapshot`]s
+//! by model; a [`policy`] chooses one of several; the [`admission`] queue holds requests that find
+//! no room; a [`RetryBudget`] and [`Hedging`] bound second attempts; a [`Verdict`] classifies an
+//! answer. A [`Fleet`] combines them, and a [`View`] is what one thread sees of it. On top is the
+//! [`dispatch`] of a request, from its admission to its outcome. Independently of these,
+//! [`elastic`] decides how many workers there should be.
 //!
-//! Nothing here makes random numbers, opens a connection or reads a clock of the system: all three
+//! Nothing here generates random numbers, opens a connection or reads the system clock: all three
 //! come from the caller.
 #![forbid(unsafe_code)]
 

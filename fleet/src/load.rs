@@ -1,21 +1,21 @@
 //! Load reports of workers (ORCA), as text in a response header; pure.
 //!
-//! A worker that is asked with `endpoint-load-metrics-format: json` answers with
+//! A worker that receives `endpoint-load-metrics-format: json` responds with
 //! `JSON {"named_metrics":{"queue":3,"concurrency":8}}`. Whatever is not understood is ignored: a
 //! report is a hint, never a reason to fail a request.
 
 use serde::Deserialize;
 
-/// What a worker says about itself.
+/// What a worker reports about itself.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LoadReport {
-    /// Jobs that wait in it.
+    /// Queued jobs.
     pub queue: Option<u32>,
-    /// Jobs that it processes at a time.
+    /// Jobs that it processes concurrently.
     pub concurrency: Option<u32>,
 }
 
-/// A worker that processes one job at a time still gets this many requests at a time.
+/// Least value of [`LoadReport::limit`], for a worker that processes one job at a time.
 const MIN_LIMIT: u32 = 4;
 
 #[derive(Deserialize)]
@@ -43,14 +43,14 @@ impl LoadReport {
         )
     }
 
-    /// The most requests that the worker should have at a time, if its report tells: twice as many as
-    /// it processes, so that one batch is in work and the next one is ready.
+    /// The most concurrent requests that the worker should have, if it reports its concurrency:
+    /// twice that, so that one batch is being processed while the next one is ready.
     pub fn limit(&self) -> Option<u32> {
         self.concurrency.map(|concurrency| concurrency.saturating_mul(2).max(MIN_LIMIT))
     }
 }
 
-/// A count, if it is one.
+/// The number as a count, if it is one.
 fn whole(number: f64) -> Option<u32> {
     format!("{number:.0}").parse().ok()
 }

@@ -19,7 +19,7 @@ pub struct Retry {
 }
 
 impl RetryBudget {
-    /// This many are always allowed.
+    /// Second attempts that are always allowed.
     const MIN: u64 = 3;
 
     /// A share of `percent` of the active requests.
@@ -27,7 +27,7 @@ impl RetryBudget {
         Self { active: Arc::default(), percent: u64::from(percent) }
     }
 
-    /// Begins one of the second attempts that `requests` active ones allow.
+    /// Begins a second attempt, if the budget allows one with `requests` active requests.
     pub fn begin(&self, requests: u64) -> Option<Retry> {
         let allowed = (requests * self.percent / 100).max(Self::MIN);
         let retry = Retry { active: Arc::clone(&self.active) };

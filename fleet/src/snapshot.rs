@@ -1,9 +1,9 @@
 //! The pool at one moment, and what it offers for a request.
 //!
-//! What a snapshot offers are [`Candidates`]: the available endpoints that serve the model, in the
-//! order of the list, so that "the first k endpoints" is a prefix. Models that are served by the
-//! same endpoints share one set, so the number of sets depends on the fleet and not on the names
-//! that clients send.
+//! A snapshot offers [`Candidates`]: the available endpoints that serve the model, in the order of
+//! the list, so that "the first k endpoints" is a prefix. Models that are served by the same
+//! endpoints share one set, so the number of sets depends on the fleet and not on the names that
+//! clients send.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -33,8 +33,8 @@ impl Group {
     }
 }
 
-/// Requests for which every endpoint of one set is equally good: the first so many of the set. The
-/// numbers have a meaning only in the snapshot that gave them.
+/// Requests that may go to the same endpoints: the first few of one set. The numbers are meaningful
+/// only in the snapshot that returned them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Class {
     /// Index of the endpoint set within its snapshot.
@@ -43,7 +43,7 @@ pub struct Class {
     pub first: usize,
 }
 
-/// Who may take a request.
+/// The endpoints that may take a request.
 #[derive(Debug)]
 pub enum Candidates<'a> {
     /// These; never empty.
@@ -67,12 +67,12 @@ pub struct Snapshot {
     /// Every set of available endpoints that some request may go to; the first has all of them, the
     /// second those that have not reported their models.
     sets: Vec<Group>,
-    /// The set that serves a model, by each of its [`message::keys`]. They are few: a lookup takes
-    /// less time than hashing a name.
+    /// The set that serves a model, by each of its [`message::keys`]. There are few of them, so a
+    /// lookup takes less time than hashing a name.
     models: BTreeMap<Box<str>, usize>,
     /// Names of the models that some available endpoint serves, the default first.
     ready_models: Vec<Box<str>>,
-    /// What endpoints have told that they serve, each list once.
+    /// The model lists that endpoints have reported, each once.
     lists: Vec<Models>,
     /// The position of each endpoint in the list, by its identity.
     positions: Vec<(EndpointId, usize)>,
@@ -81,7 +81,7 @@ pub struct Snapshot {
 
 /// The set of all available endpoints.
 const AVAILABLE: usize = 0;
-/// The set of those that have not reported their models.
+/// The set of available endpoints that have not reported their models.
 const UNTOLD: usize = 1;
 
 impl Default for Snapshot {
@@ -91,11 +91,11 @@ impl Default for Snapshot {
 }
 
 impl Snapshot {
-    /// The snapshot of `all` endpoints; below `panic_percent` available ones it offers ejected ones
-    /// as well.
+    /// The snapshot of `all` endpoints; if fewer than `panic_percent` are available, it offers
+    /// ejected ones as well.
     pub(crate) fn new(all: Vec<Arc<Endpoint>>, panic_percent: usize, generation: u64) -> Self {
         let states: Vec<State> = all.iter().map(|endpoint| endpoint.state()).collect();
-        // What an operator keeps requests away from says nothing about the others.
+        // Endpoints that an operator keeps requests away from say nothing about the others.
         let is_offered =
             |position: usize| !states[position].is_withdrawn() && all[position].weight() > 0;
         let is_available = |position: &usize| states[*position].is_available();
@@ -180,17 +180,17 @@ impl Snapshot {
         self.ready_models.iter().map(|name| &**name).collect()
     }
 
-    /// The model of requests that name none.
+    /// The model for requests that name none.
     pub fn default_model(&self) -> Option<&str> {
         self.ready_models.first().map(|name| &**name)
     }
 
-    /// The list that some endpoint has reported already, if it is the same.
+    /// The same list as some endpoint has already reported it, if any.
     pub(crate) fn listed(&self, models: &[ModelIndexEntry]) -> Option<Models> {
         self.lists.iter().find(|list| ***list == *models).cloned()
     }
 
-    /// Every version that some endpoint has reported; one that is ready counts for all. Empty while
+    /// Every version that some endpoint has reported, as ready if it is ready on any. Empty while
     /// no endpoint has reported its models.
     pub fn index(&self) -> Vec<ModelIndexEntry> {
         let mut versions: BTreeMap<(&str, &str), &ModelIndexEntry> = BTreeMap::new();
@@ -203,8 +203,8 @@ impl Snapshot {
         versions.into_values().cloned().collect()
     }
 
-    /// Who may take a request for `model` (one of its [`message::keys`]; the default model for an empty
-    /// name, any endpoint for `None`) among the first `count` endpoints.
+    /// The endpoints that may take a request for `model` (one of its [`message::keys`]; the default
+    /// model for an empty name, any endpoint for `None`) among the first `count` endpoints.
     pub fn candidates(&self, model: Option<&str>, count: usize) -> Candidates<'_> {
         let model = match model {
             Some("") => self.default_model(),
@@ -239,21 +239,21 @@ impl Snapshot {
     }
 }
 
-/// The models that an endpoint has told.
+/// The models that an endpoint has reported.
 type Models = Arc<Vec<ModelIndexEntry>>;
 
-/// What endpoints have told that they serve. Those of a fleet are mostly alike, so it is looked at once for
-/// each list and not for each endpoint.
+/// The models that endpoints have reported. Most endpoints of a fleet report the same, so the work
+/// is done once per list and not once per endpoint.
 #[derive(Debug, Default)]
 struct Told {
     lists: Vec<Models>,
-    /// For each of them the positions of the endpoints that serve it and take requests.
+    /// For each list, the positions of the endpoints that serve it and take requests.
     taking: Vec<Vec<usize>>,
     known: HashMap<*const Vec<ModelIndexEntry>, usize>,
 }
 
 impl Told {
-    /// Adds the list of one endpoint, which is at this position if it takes requests.
+    /// Adds the list of one endpoint, with its position if it takes requests.
     fn add(&mut self, models: Models, position: Option<usize>) {
         let list = *self.known.entry(Arc::as_ptr(&models)).or_insert_with(|| {
             self.lists.push(models);
@@ -288,7 +288,7 @@ impl Told {
     }
 }
 
-/// Where something is served that a request may ask for.
+/// Where a key that a request may ask for is served.
 #[derive(Debug, Default)]
 struct Offer {
     /// The lists in which it is ready.
@@ -306,7 +306,7 @@ impl Offer {
     }
 }
 
-/// Names of the models that answer somewhere, the default first.
+/// Names of the models that are ready somewhere, the default first.
 fn ready_models(
     offers: &HashMap<Box<str>, Offer>,
     is_ready: impl Fn(&str) -> bool,
@@ -320,7 +320,7 @@ fn ready_models(
     models.into_iter().map(|(name, _)| name.into()).collect()
 }
 
-/// Lets all models that the same endpoints serve share one set; returns which.
+/// Makes all models that the same endpoints serve share one set; returns the set of each.
 fn share_sets(
     sets: &mut Vec<Group>,
     all: &[Arc<Endpoint>],

@@ -7,7 +7,7 @@ use http::StatusCode;
 pub enum Verdict {
     /// An answer for the client.
     Good,
-    /// Not broken, but another endpoint may have time.
+    /// Not broken, but another endpoint may have capacity.
     Busy,
     /// The endpoint is at fault.
     Fault,
@@ -19,8 +19,8 @@ impl Verdict {
     pub fn of(status: StatusCode) -> Self {
         match status.as_u16() {
             429 | 503 => Self::Busy,
-            // What the endpoint does not implement is not its fault, being late not its alone, and a
-            // request that goes in circles has no right answer.
+            // What the endpoint does not implement (501, 505) is not its fault, lateness (504) is
+            // not its alone, and a request that loops (508) has no right answer.
             501 | 504 | 505 | 508 => Self::Good,
             500.. => Self::Fault,
             _ => Self::Good,

@@ -58,9 +58,9 @@ impl Fleet {
     }
 }
 
-/// The source of time: one clock for the whole way of a request.
+/// The source of time: one clock for the whole path of a request.
 pub trait Clock: Clone {
-    /// The time. The type of the clock says how old it may be.
+    /// The current time. How stale it may be depends on the type of the clock.
     fn now(&self) -> Instant;
 }
 
@@ -77,7 +77,7 @@ pub struct View<R, C> {
 }
 
 impl<R: Rng, C: Clock> View<R, C> {
-    /// A view with random numbers of its own.
+    /// A view with its own random number generator.
     pub fn new(fleet: Arc<Fleet>, rng: R, clock: C) -> Self {
         Self {
             clock,
@@ -127,7 +127,7 @@ impl<R: Rng, C: Clock> View<R, C> {
         self.take(candidates, wanted, now).ok_or(full)
     }
 
-    /// Whether there are endpoints that it is worth waiting for.
+    /// Whether there are endpoints worth waiting for.
     pub fn can_wait(&self, wanted: &Wanted<'_>) -> bool {
         wanted.class(self.snapshot.borrow_mut().load()).is_ok()
     }
@@ -151,12 +151,12 @@ impl<R: Rng, C: Clock> View<R, C> {
         class.err().unwrap_or(Refusal::Overloaded)
     }
 
-    /// Joins the queue for an endpoint with room, or refuses at once if waiting would be in vain.
+    /// Joins the queue for an endpoint with room; refuses immediately if waiting would be in vain.
     pub fn queue(&self, wanted: &Wanted<'_>, now: Instant) -> Result<Waiter, Refusal> {
         let refusal = || wanted.class(self.snapshot.borrow_mut().load()).err();
         if let Some(refused) = refusal() {
             let is_starting = refused.ends_with_a_start() && self.fleet.pool.expects(now);
-            // One that is no longer expected may have come since the first look.
+            // An endpoint that is no longer expected may have arrived since the first check.
             if !is_starting && let Some(refused) = refusal() {
                 return Err(refused);
             }
@@ -166,13 +166,13 @@ impl<R: Rng, C: Clock> View<R, C> {
             self.serve_waiting(now);
             waiter
         };
-        // A full queue that stands is shorter once those are gone that have waited for too long.
+        // A full, standing queue is shorter once the requests that have waited too long are gone.
         join().or_else(join).ok_or(Refusal::Overloaded)
     }
 
-    /// Hands out room that no request has left: that of endpoints that were added, or take more. To
-    /// be called from time to time, and again soon if it returns that requests are left which have
-    /// waited too long.
+    /// Hands out room that was not freed by a request: that of endpoints that were added, or take
+    /// more. Call it from time to time, and again soon if it returns true: then there are more
+    /// requests that have waited too long.
     #[inline]
     pub fn serve_waiting(&self, now: Instant) -> bool {
         self.fleet.pool.queue().serve(now, |endpoints, wanted| self.take(endpoints, wanted, now))
@@ -199,14 +199,14 @@ impl<R: Rng, C: Clock> View<R, C> {
             if others.is_empty() {
                 return None;
             }
-            // Another thread may have taken the last room of the chosen one; then it looks again.
+            // If another thread has taken the last room of the chosen endpoint, look again.
             if let Some(in_flight) = self.choose(&others, key, now).try_begin(now) {
                 return Some(in_flight);
             }
         }
     }
 
-    /// Asks the policy.
+    /// Lets the policy choose one of `candidates`.
     fn choose<'e>(
         &self,
         candidates: &'e [Arc<Endpoint>],
@@ -221,9 +221,9 @@ impl<R: Rng, C: Clock> View<R, C> {
     }
 }
 
-/// How long a request with this much time left may wait for room. The other half is for the answer:
-/// otherwise, in an overload, every request would wait as long as allowed, and endpoints would do
-/// useless work for requests without any time left.
+/// How long a request with this much time left may wait for room. Half of its time is kept for the
+/// answer: otherwise, in an overload, every request would wait as long as allowed, and endpoints
+/// would do useless work for requests without any time left.
 pub fn patience(limit: Duration, left: Duration) -> Duration {
     limit.min(left / 2)
 }

@@ -10,7 +10,7 @@ pub struct Wanted<'a> {
     pub model: Option<&'a str>,
     /// How many endpoints of the list take part.
     pub count: usize,
-    /// For the hash policy; `None` for a request without a key.
+    /// The key for the hash policy; `None` if the request has none.
     pub key: Option<u64>,
     /// Endpoints that it has tried.
     pub avoided: &'a [EndpointId],
@@ -31,9 +31,9 @@ impl Wanted<'_> {
 /// Why there is no endpoint for a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// Every endpoint that serves it has as many requests as it takes: it may wait for one.
+    /// Every endpoint that serves it is full; the request may wait for one.
     Busy,
-    /// Too many wait already, or it has waited for too long.
+    /// Too many requests wait already, or this one has waited too long.
     Overloaded,
     /// No endpoint is available.
     NoEndpoint,

@@ -1,13 +1,13 @@
-//! What may depend on what, as `ARCHITECTURE.md` says.
+//! Which crates and modules may depend on which, as `ARCHITECTURE.md` states.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A crate, and others.
+/// A crate, and a list of others.
 type Row = (&'static str, &'static [&'static str]);
 
-/// Crates of this workspace that each may name, in the order from the bottom to the top.
+/// Crates of this workspace that each of them may depend on, in order from bottom to top.
 const MAY_NAME: [Row; 12] = [
     ("version", &[]),
     ("wire", &[]),
@@ -23,10 +23,10 @@ const MAY_NAME: [Row; 12] = [
     ("client", &["answer", "fleet", "manual", "plot", "rspec", "wire"]),
 ];
 
-/// Crates in which no modules of one folder lean on each other in a circle.
+/// Crates in which the modules of one folder have no circular dependencies.
 const NO_CIRCLES: [&str; 6] = ["answer", "balancer", "fleet", "message", "rspec", "wire"];
 
-/// What must not be behind a crate, however far.
+/// Crates that a crate must not depend on, not even indirectly.
 const NEVER: [Row; 2] = [
     ("fleet", &["hyper", "hyper-util", "http-body", "tracing", "rustls", "hickory-resolver"]),
     ("client", &["balancer", "worker", "hickory-resolver", "minijinja"]),
@@ -111,7 +111,7 @@ fn what_only_the_balancer_needs_is_behind_no_other_crate() {
     }
 }
 
-/// The place of a module in its crate, from the outermost folder to its own name.
+/// The path of a module in its crate, from the outermost folder to its own name.
 type Module = Vec<String>;
 
 /// The code of each module below a folder, without comments and tests.
@@ -134,7 +134,7 @@ fn modules(folder: &Path, inside: &[String], found: &mut BTreeMap<Module, String
     }
 }
 
-/// What follows `crate::` and `super::` in the code of a module, from the top of the crate.
+/// The paths after `crate::` and `super::` in the code of a module, from the root of the crate.
 fn named_paths(module: &[String], code: &str) -> Vec<Module> {
     let is_part = |letter: char| letter.is_alphanumeric() || "_:".contains(letter);
     let mut paths = Vec::new();
@@ -159,7 +159,7 @@ fn named_paths(module: &[String], code: &str) -> Vec<Module> {
     paths
 }
 
-/// The modules of one folder that each of them names.
+/// For each module of a folder, the others of that folder that it names.
 type Uses<'a> = BTreeMap<&'a str, BTreeSet<String>>;
 
 #[test]

@@ -1,5 +1,5 @@
-//! Any bytes as the answer of an endpoint: read by the balancer and by hyper's client. The first byte says whether
-//! HEAD was asked for, and where the rest is cut in two.
+//! Any bytes as the answer of an endpoint: read by the balancer and by hyper's client. The first
+//! byte decides whether the request was HEAD, and where the rest is cut in two.
 #![no_main]
 
 #[path = "../../balancer/tests/judge/answer.rs"]

@@ -6,7 +6,7 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
     let _settings = toml::from_str::<Settings>(text);
-    // Names would be asked for at a name server.
+    // Host names would be looked up in DNS.
     if text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'.' | b':' | b'=' | b'[' | b']')) {
         let _worker = parse_worker(text);
     }

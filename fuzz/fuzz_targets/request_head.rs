@@ -1,4 +1,4 @@
-//! Any bytes as the beginning of a connection: read by hyper, judged and rewritten by the balancer.
+//! Any bytes as the start of a connection: read by hyper, judged and rewritten by the balancer.
 #![no_main]
 
 #[path = "../../balancer/tests/judge/mod.rs"]

@@ -1,8 +1,8 @@
-//! Completions and manual pages of a program, written from its command line.
+//! Completions and manual pages of a program, generated from the definition of its command line.
 //!
-//! A program that has a flag has it in its completions and in its manual, because all three are one
-//! definition. Each of the programs carries both commands of [`Command`], so that a package or a
-//! container image needs no further files to make them.
+//! Every flag of a program is in its completions and its manual, because all three come from one
+//! definition. Each of the programs has both commands of [`Command`], so that a package or a
+//! container image needs no further files to generate them.
 #![forbid(unsafe_code)]
 
 use std::io::{self, Write};
@@ -64,17 +64,17 @@ impl Command {
     }
 }
 
-/// The flag that asks for help, which says all there is to say whether it is short or long: who knows
-/// one of them misses nothing. It takes the place of clap's own (`disable_help_flag`), whose short one
-/// leaves paragraphs out where there are any.
+/// The help flag, which prints the full help whether it is short or long, so that neither form
+/// hides anything. It replaces clap's own (`disable_help_flag`), whose short form leaves out
+/// paragraphs where there are any.
 pub fn help() -> Arg {
-    /// Behind all others, as usual.
+    /// After all others, as usual.
     const LAST: usize = 999;
     let flag = Arg::new("help").short('h').long("help").help("Print help");
     flag.action(ArgAction::HelpLong).global(true).display_order(LAST)
 }
 
-/// Commands of `program` whose `-h` prints something else than their `--help`.
+/// Commands of `program` whose `-h` and `--help` differ.
 pub fn with_two_helps(program: &clap::Command) -> Vec<String> {
     let mut found = Vec::new();
     for path in paths(program) {
@@ -90,7 +90,7 @@ pub fn with_two_helps(program: &clap::Command) -> Vec<String> {
     found
 }
 
-/// The words that call each command of `program`, itself included.
+/// The words that call each command of `program`, including itself.
 fn paths(program: &clap::Command) -> Vec<Vec<String>> {
     let name = program.get_name().to_owned();
     let inside = program.get_subcommands().flat_map(paths);

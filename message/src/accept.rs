@@ -1,8 +1,8 @@
 //! Which form of an answer a client prefers (RFC 9110, 12.4.2 and 12.5.1).
 //!
 //! An offered form takes its quality from the most specific range that matches it. Among equal
-//! qualities a form that is named wins over one that matches a wildcard, and then the first one
-//! wins. A range with a malformed quality is ignored.
+//! qualities, a form that is named wins over one that matches a wildcard, then the first one wins.
+//! A range with a malformed quality is ignored.
 
 use std::cmp::Reverse;
 
@@ -33,20 +33,20 @@ enum Match {
 /// is named, then how early.
 type Rank = (u16, Match, Reverse<usize>);
 
-/// The one of `offered` that the client prefers; `None` when it accepts none of them or does not say.
+/// The media type in `offered` that the client prefers; `None` if it accepts none or does not say.
 pub fn preferred<'a>(fields: &HeaderMap, offered: &[&'a str]) -> Option<&'a str> {
     let ranked = offered.iter().filter_map(|media| Some((rank(fields, media)?, *media)));
     // `max_by_key` returns the last of equal elements; reversed, that is the first that is offered.
     ranked.rev().max_by_key(|(rank, _)| *rank).map(|(_, media)| media)
 }
 
-/// Whether the client asks for `media` by its name; wildcards do not.
+/// Whether the client asks for `media` by name; wildcards do not count.
 pub fn names(fields: &HeaderMap, media: &str) -> bool {
     rank(fields, media).is_some_and(|(_, named, _)| named == Match::Exact)
 }
 
-/// What a field such as `Accept-Encoding` lists, each with its quality in thousandths, unless that is
-/// malformed.
+/// The values in a field such as `Accept-Encoding`, each with its quality in thousandths; those
+/// with a malformed quality are left out.
 pub fn listed<'a>(
     fields: &'a HeaderMap,
     name: &HeaderName,
@@ -97,7 +97,7 @@ fn quality<'a>(mut pieces: impl Iterator<Item = &'a [u8]>) -> Option<u16> {
     quality.unwrap_or(Some(1000))
 }
 
-/// `1`, `0.5`, `1.000`: at most three digits behind the point, at most 1.
+/// `1`, `0.5`, `1.000`: at most three digits after the point, at most 1.
 fn thousandths(text: &[u8]) -> Option<u16> {
     let (whole, part) = match text {
         [whole @ (b'0' | b'1')] | [whole @ (b'0' | b'1'), b'.'] => (*whole, [].as_slice()),

@@ -18,16 +18,16 @@ pub enum Coding {
     Deflate,
 }
 
-/// Bytes that are decompressed at a time.
+/// Most bytes that are decompressed in one step.
 const PIECE: usize = 32 * 1024;
-/// Compressed bytes that are read at a time: a kilobyte can hold many code tables that expand to
+/// Compressed bytes that are read in one step: a kilobyte can hold many code tables that expand to
 /// nothing.
 const DOSE: usize = 2 * 1024;
 /// Most gzip streams in a row.
 const MOST_MEMBERS: usize = 16;
 
 impl Coding {
-    /// Reads the content coding; `None` for a body as it is.
+    /// Reads the content coding; `None` for a body that is not compressed.
     pub fn of(fields: &HeaderMap) -> Result<Option<Self>, Refusal> {
         let mut found = None;
         let lines = fields.get_all(CONTENT_ENCODING).iter();
@@ -98,7 +98,7 @@ impl<'a> Unpacking<'a> {
     /// the end. As long as there is room in `plain`, it allocates nothing.
     pub fn step(&mut self, plain: &mut Vec<u8>) -> Result<Option<usize>, Refusal> {
         let before = plain.len();
-        // One byte more than allowed tells a body of just the limit from a larger one.
+        // One byte more than allowed distinguishes a body of exactly the limit from a larger one.
         let most = PIECE.min(self.limit.saturating_sub(before).saturating_add(1));
         let room = plain.capacity() - before;
         let most = if room > 0 { most.min(room) } else { most };
@@ -193,7 +193,7 @@ impl BufRead for Dosed<'_> {
     }
 }
 
-/// Decompresses a body at once.
+/// Decompresses a whole body.
 pub fn unpack(coding: Coding, packed: &[u8], limit: usize) -> Result<Vec<u8>, Refusal> {
     let mut unpacking = Unpacking::new(coding, packed, limit);
     let mut plain = Vec::new();
@@ -303,7 +303,7 @@ mod tests {
 
     #[test]
     fn a_step_is_short_though_nothing_comes_of_it() {
-        // Stored blocks of no bytes, and at last one that ends the stream.
+        // Empty stored blocks, the last of which ends the stream.
         let empty = [[0, 0, 0, 0xff, 0xff].repeat(100_000), vec![1, 0, 0, 0xff, 0xff]].concat();
         let mut unpacking = Unpacking::new(Coding::Deflate, &empty, 100);
         let (mut plain, mut steps) = (Vec::new(), 0);

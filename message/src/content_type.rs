@@ -1,4 +1,4 @@
-//! What the content type says about a body: one of the two forms, or anything else.
+//! What the content type says about a body: one of the two form encodings, or anything else.
 
 use std::borrow::Cow;
 
@@ -33,8 +33,8 @@ impl<'a> ContentType<'a> {
         Self::read(value.as_bytes())
     }
 
-    /// The coding that has to be undone before [`crate::Submission::read`] sees a body of this type;
-    /// `None` for one that need not be looked into, because only forms have parameters.
+    /// The coding to be undone before [`crate::Submission::read`] gets a body of this type; `None`
+    /// for one that need not be inspected, because only forms have parameters.
     pub fn packed(&self, fields: &HeaderMap) -> Result<Option<Coding>, Refusal> {
         match self {
             Self::Multipart(_) | Self::Urlencoded => Coding::of(fields),
@@ -87,7 +87,7 @@ fn boundary<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Result<Cow<'a, [u8]>,
     Err(malformed("the boundary in the Content-Type field is not 1 to 70 visible characters"))
 }
 
-/// Spaces may stand in a boundary, but not at its end, where padding follows. Some clients take
+/// A boundary may contain spaces, but not at its end, where padding follows. Some clients use
 /// characters that the RFC does not list.
 fn is_boundary(boundary: &[u8]) -> bool {
     let is_allowed = |byte: u8| is_token(byte) || b"'()+_,-./:=? ;<>@[]{}".contains(&byte);

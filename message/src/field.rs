@@ -2,13 +2,12 @@
 
 use std::borrow::Cow;
 
-/// Whether a byte may stand in a token.
+/// Whether a token may contain this byte.
 pub(crate) fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// The pieces between separators that stand outside of quoted strings, without the white space
-/// around them.
+/// The pieces between separators outside of quoted strings, without surrounding white space.
 pub(crate) fn split(mut value: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
     let mut is_over = false;
     std::iter::from_fn(move || {
@@ -55,8 +54,8 @@ pub(crate) type Parameter<'a> = (&'a [u8], Octets<'a>);
 
 /// Reads a parameter; `None` if it is not one.
 ///
-/// An unquoted value may have more characters than a token: mail libraries write boundaries such as
-/// `----=_Part_1` without quotes.
+/// An unquoted value may contain characters that a token may not: mail libraries write boundaries
+/// such as `----=_Part_1` without quotes.
 pub(crate) fn parameter(piece: &[u8]) -> Option<Parameter<'_>> {
     let at = memchr::memchr(b'=', piece)?;
     let (name, value) = (&piece[..at], &piece[at + 1..]);
@@ -70,7 +69,7 @@ pub(crate) fn parameter(piece: &[u8]) -> Option<Parameter<'_>> {
     value.iter().all(is_plain).then_some((name, Cow::Borrowed(value)))
 }
 
-/// What stands before the closing quote, which must be the last byte; escapes taken away.
+/// The text before the closing quote, which must be the last byte, with escapes removed.
 fn unquoted(text: &[u8]) -> Option<Octets<'_>> {
     let is_text = |byte: &u8| (*byte >= b' ' || *byte == b'\t') && *byte != 0x7f;
     if !text.iter().all(is_text) {
@@ -88,7 +87,7 @@ fn unquoted(text: &[u8]) -> Option<Octets<'_>> {
     while let Some(byte) = bytes.next() {
         match byte {
             b'"' => return None,
-            // The last byte would then be an escaped quote, and none that closes.
+            // Without a next byte, the last one is an escaped quote and not a closing one.
             b'\\' => value.push(*bytes.next()?),
             other => value.push(*other),
         }

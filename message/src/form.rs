@@ -12,10 +12,10 @@ use crate::{Refusal, malformed, urlencoded};
 /// Names that the field with the file may have.
 const FILES: [&str; 2] = [field::IMAGE, field::INPUT_PHOTO];
 
-/// What a form says.
+/// The contents of a form.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Form<'a> {
-    /// The file; empty when the client has chosen none.
+    /// The file; empty if the client has chosen none.
     pub(crate) file: Option<&'a [u8]>,
     /// The address of the image.
     pub(crate) address: Option<Cow<'a, str>>,
@@ -83,7 +83,7 @@ impl<'a> Form<'a> {
         Ok(())
     }
 
-    /// Takes a field; returns whether it has a meaning here.
+    /// Sets a field; returns whether it is a known one.
     fn set(&mut self, name: &[u8], value: Value<'a>) -> Result<bool, Refusal> {
         if name != field::IMAGE_URL.as_bytes() {
             return self.parameters.set(name, value);

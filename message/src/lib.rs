@@ -1,13 +1,13 @@
-//! What a request asks for, read in one way by all programs that need it.
+//! What a request asks for, read in the same way by all programs that need it.
 //!
 //! The balancer sends a request to a worker that serves its model, and the worker answers with the
-//! model that it reads. Where the two read differently, a request goes to a worker that cannot
-//! answer it, or a limit that the client set does not hold. So paths, queries, forms, content codings
-//! and what a client accepts are read here, by pure functions, and what cannot be read with certainty
-//! is refused ([`Refusal`]) and not guessed.
+//! model that it reads. If the two read differently, a request goes to a worker that cannot answer
+//! it, or a limit that the client set does not apply. So paths, queries, forms, content codings and
+//! what a client accepts are read here, by pure functions, and anything that cannot be read with
+//! certainty is refused ([`Refusal`]) instead of guessed.
 //!
 //! [`Submission`] is a picture with its parameters; [`tf_serving`] and [`open_inference`] are the
-//! paths that name a model; [`accept`] says which form of an answer a client prefers.
+//! paths that name a model; [`accept`] determines which form of an answer a client prefers.
 #![forbid(unsafe_code)]
 
 pub mod accept;
@@ -36,7 +36,7 @@ pub use submission::{Image, Submission};
 /// Why a message is not understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// It does not follow its own grammar, or says two things at once.
+    /// It violates its grammar, or contradicts itself.
     #[error("{0}")]
     Malformed(Cow<'static, str>),
     /// Decompressed, it is larger than this many bytes.

@@ -28,7 +28,7 @@ pub enum Version<'a> {
 }
 
 impl<'a> Version<'a> {
-    /// A version as one text: a number, or else a label.
+    /// Reads a version: a number, or else a label.
     pub fn read(text: Cow<'a, str>) -> Self {
         let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         match text.parse() {
@@ -37,7 +37,7 @@ impl<'a> Version<'a> {
         }
     }
 
-    /// The same, without what it was read from.
+    /// The same as an owned value, independent of the text that it was read from.
     pub fn into_owned(self) -> Version<'static> {
         match self {
             Self::Latest => Version::Latest,
@@ -48,7 +48,7 @@ impl<'a> Version<'a> {
 }
 
 impl<'a> Model<'a> {
-    /// The one that answers when none is named.
+    /// The model that answers if none is named.
     pub const DEFAULT: Model<'static> = Model::latest("");
 
     /// The newest version of a model.
@@ -61,7 +61,7 @@ impl<'a> Model<'a> {
         self.name == AUTO && self.version == Version::Latest
     }
 
-    /// As an index of models looks it up, see [`keys`].
+    /// The key under which an index of models lists it; see [`keys`].
     pub fn key(&self) -> Cow<'_, str> {
         match &self.version {
             Version::Latest => Cow::Borrowed(&self.name),
@@ -70,7 +70,7 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// The same, without what it was read from.
+    /// The same as an owned value, independent of the text that it was read from.
     pub fn into_owned(self) -> Model<'static> {
         Model { name: Cow::Owned(self.name.into_owned()), version: self.version.into_owned() }
     }
@@ -88,11 +88,11 @@ fn label_key(name: &str, label: &str) -> String {
     format!("{name}/labels/{label}")
 }
 
-/// A name and what follows it.
+/// A name and the text that follows it.
 pub(crate) type NameIn<'a> = (Cow<'a, str>, &'a str);
 
-/// A name in a path: everything up to the next of `ends`, at least one character. `None` when it is
-/// empty, in broken percent encoding, or no name that a model can have. The ends are ASCII.
+/// A name in a path: everything up to the next of `ends`, at least one character. `None` if it is
+/// empty, in malformed percent encoding, or no valid name of a model. The ends are ASCII.
 pub(crate) fn name_in<'a>(text: &'a str, ends: &[u8]) -> Option<NameIn<'a>> {
     let end = text.bytes().position(|byte| ends.contains(&byte)).unwrap_or(text.len());
     let (name, rest) = text.split_at(end);
@@ -102,7 +102,7 @@ pub(crate) fn name_in<'a>(text: &'a str, ends: &[u8]) -> Option<NameIn<'a>> {
 
 /// Whether this can be the name of a model or a label: names are folders, in a path of two levels.
 pub fn is_name(name: &str) -> bool {
-    // Most names are ASCII, and characters need not be put together to see that.
+    // Most names are ASCII, which shows without decoding characters.
     let is_plain = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'/';
     let is_bad = |letter: char| letter == '/' || letter.is_control();
     !name.is_empty() && (name.bytes().all(is_plain) || !name.chars().any(is_bad))
@@ -123,8 +123,8 @@ pub fn preference(name: &str, takes_images: bool) -> impl Ord + use<'_> {
     (rank.unwrap_or(PREFERRED.len()), !takes_images, name)
 }
 
-/// The model of requests that name none, among those that answer: their names, and whether they take
-/// images.
+/// The model for requests that name none, chosen from the ready ones: their names, and whether they
+/// take images.
 pub fn default_model<'a>(ready: impl Iterator<Item = (&'a str, bool)>) -> Option<&'a str> {
     ready.min_by_key(|(name, takes_images)| preference(name, *takes_images)).map(|(name, _)| name)
 }

@@ -20,7 +20,7 @@ const LONGEST_HEAD: usize = 16 * 1024;
 /// One part of a form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Part<'a> {
-    /// The name of the field, where it has one.
+    /// The name of the field, if it has one.
     pub(crate) name: Option<Octets<'a>>,
     /// The bytes between its head and the next boundary.
     pub(crate) content: &'a [u8],
@@ -36,7 +36,7 @@ pub(crate) fn read<'a>(
 ) -> Result<(), Refusal> {
     let delimiter = [b"\r\n--", boundary].concat();
     let finder = Finder::new(&delimiter);
-    // Without the line break that ends the line before: at the start of the body or of a value.
+    // Without the preceding line break: at the start of the body or of a value.
     let dashes = &delimiter[2..];
     let mut rest = match body.strip_prefix(dashes) {
         Some(rest) => rest,
@@ -71,7 +71,7 @@ type Found<T> = Result<Option<T>, Refusal>;
 /// The part after a delimiter; `None` after the last one.
 fn next_part(rest: &[u8]) -> Found<&[u8]> {
     if let Some(end) = rest.strip_prefix(b"--") {
-        // What follows the last line means nothing, but the line has to end.
+        // Text after the last line is ignored, but the line has to end.
         return match end.first() {
             None | Some(b' ' | b'\t' | b'\r' | b'\n') => Ok(None),
             Some(_) => Err(bad("text follows its last boundary")),
@@ -85,7 +85,7 @@ fn next_part(rest: &[u8]) -> Found<&[u8]> {
     }
 }
 
-/// What the head of a part says.
+/// The head of a part.
 #[derive(Debug, Default)]
 struct Head<'a> {
     name: Option<Octets<'a>>,
@@ -94,7 +94,7 @@ struct Head<'a> {
 }
 
 impl<'a> Head<'a> {
-    /// Reads the lines at the start of `rest` up to the empty one, and takes them from it.
+    /// Reads the lines at the start of `rest` up to the empty one, and removes them from it.
     fn take(rest: &mut &'a [u8], dashes: &[u8]) -> Result<Self, Refusal> {
         let mut head = Self::default();
         let mut left = LONGEST_HEAD;
@@ -133,11 +133,11 @@ impl<'a> Head<'a> {
     }
 }
 
-/// The length of a line together with those that continue it, without the line break at its end.
+/// The length of a line with its continuation lines, without the final line break.
 fn line(text: &[u8], most: usize) -> Result<usize, Refusal> {
     let mut from = 0;
     loop {
-        // A line that is continued may have left the limit behind.
+        // A continued line may already have passed the limit.
         let window = text.get(from..text.len().min(most)).unwrap_or_default();
         let at = memchr::memchr3(b'\r', b'\n', 0, window);
         let Some(end) = at.map(|at| from + at) else {
@@ -168,7 +168,7 @@ fn disposition(value: &[u8]) -> Found<Octets<'_>> {
     if memchr::memchr(b'\r', value).is_none() {
         return name_of(value);
     }
-    // A line break before a continuation is as good as a space.
+    // A line break before a continuation counts as a space.
     let unfolded: Vec<u8> =
         value.iter().map(|byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { *byte }).collect();
     Ok(name_of(&unfolded)?.map(|name| Cow::Owned(name.into_owned())))

@@ -136,7 +136,7 @@ fn a_transfer_coding_is_noticed() {
     }
 }
 
-/// What a public library reads, which takes the body as a stream.
+/// What a public library reads, given the body as a stream.
 fn by_library(body: &[u8], boundary: &str) -> Option<Fields> {
     let body = Bytes::copy_from_slice(body);
     let body = stream::once(async move { Ok::<_, std::io::Error>(body) });

@@ -12,7 +12,7 @@ pub enum Request<'a> {
     Server,
     /// The statistics of all models.
     Statistics,
-    /// One model or version: its metadata, or what the last word of the path says.
+    /// One model or version: its metadata, or what the last word of the path asks for.
     Model(Model<'a>, Verb),
     /// Everything in the model repository.
     Index,
@@ -67,7 +67,7 @@ pub fn read(path: &str) -> Result<Option<Request<'_>>, Refusal> {
     }
 }
 
-/// What a known path is, or why its names are none.
+/// The request of a known path, or why its names are invalid.
 type Known<'a> = Result<Option<Request<'a>>, Refusal>;
 
 fn latest(model: &str, verb: Verb) -> Known<'_> {
@@ -145,7 +145,7 @@ mod tests {
             "/v2/repository/models/m",
         ] {
             let none = matches!(read(path), Ok(None));
-            // `versions` alone is no verb.
+            // `versions` alone is not a verb.
             assert!(none, "{path}: {:?}", read(path));
         }
         for path in ["/v2/models/%zz/infer", "/v2/models/a%2Fb", "/v2/models/m/versions/%C3"] {

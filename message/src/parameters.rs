@@ -1,4 +1,4 @@
-//! The parameters of a picture: which model looks at it, and what the answer should contain.
+//! The parameters of a picture: which model is run on it, and what the answer should contain.
 //!
 //! Each may be in the query or in the form; the query wins if both have it. A parameter that
 //! appears twice in the same place is refused, because it is unclear which one is meant.
@@ -12,14 +12,14 @@ use crate::model::{Model, Version};
 use crate::urlencoded::{pairs, text};
 use crate::{Refusal, malformed, shown};
 
-/// Bytes of the longest value.
+/// Longest value, in bytes.
 pub(crate) const LONGEST_TEXT: usize = 4096;
-/// Most classes of an answer.
+/// Most classes in an answer.
 const MOST_CLASSES: usize = 1000;
 /// Most pairs of a query or a form.
 const MOST_PAIRS: usize = 256;
 
-/// The parameters as texts.
+/// The parameters as text.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Parameters<'a> {
     model: Option<Cow<'a, str>>,
@@ -37,7 +37,7 @@ impl<'a> Parameters<'a> {
         Ok(parameters)
     }
 
-    /// Takes a parameter; returns whether it is a known one. An empty model or version counts as
+    /// Sets a parameter; returns whether it is a known one. An empty model or version counts as
     /// absent.
     pub(crate) fn set(&mut self, name: &[u8], value: Value<'a>) -> Result<bool, Refusal> {
         let slot = match std::str::from_utf8(name) {
@@ -112,9 +112,9 @@ impl<'a> Parameters<'a> {
 /// A value as it was received.
 #[derive(Debug)]
 pub(crate) enum Value<'a> {
-    /// Its bytes, undecoded.
+    /// Bytes that need no decoding.
     Plain(&'a [u8]),
-    /// To be decoded.
+    /// Percent-encoded bytes.
     Percent(&'a [u8]),
 }
 

@@ -8,12 +8,12 @@ use crate::form::Form;
 use crate::parameters::Parameters;
 use crate::{Model, Refusal};
 
-/// A picture and what is asked about it.
+/// A picture and what the client wants to know about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Submission<'a> {
-    /// The image: its file, or the address of it.
+    /// The image: its file, or its address.
     pub image: Image<'a>,
-    /// The model that is to look at it.
+    /// The model to run on it.
     pub model: Model<'a>,
     /// How many classes are wanted.
     pub top_k: Option<NonZeroUsize>,
@@ -30,12 +30,12 @@ pub enum Image<'a> {
     File(&'a [u8]),
     /// Its http or https address.
     Address(Cow<'a, str>),
-    /// There is none; why.
+    /// There is none, for this reason.
     Missing(&'static str),
 }
 
 impl<'a> Submission<'a> {
-    /// Reads a request: its query, and its body, which has this type and is no longer compressed.
+    /// Reads a request from its query and its body, which has this type and is not compressed.
     pub fn read(
         query: Option<&'a str>,
         kind: &ContentType<'_>,

@@ -1,5 +1,4 @@
-//! The paths under `/v1`, matched as the two patterns of TF Serving match them: without regard to
-//! case.
+//! The paths under `/v1`, matched like the two patterns of TF Serving: without regard to case.
 
 use http::{Method, StatusCode};
 
@@ -91,14 +90,14 @@ pub fn wanted(model: &Model<'_>) -> String {
 /// A name in a path.
 type Name<'a> = std::borrow::Cow<'a, str>;
 
-/// What a path says.
+/// The parts of a path.
 struct Parsed<'a> {
     model: Option<Name<'a>>,
     version: Text<'a>,
     verb: Verb,
 }
 
-/// A version as it stands in a path.
+/// A version as written in a path.
 enum Text<'a> {
     Latest,
     /// Decimal digits, any number of them.

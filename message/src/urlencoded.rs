@@ -1,10 +1,10 @@
-//! Pairs of names and values as queries and `application/x-www-form-urlencoded` bodies have them.
+//! Name-value pairs of queries and `application/x-www-form-urlencoded` bodies.
 
 use std::borrow::Cow;
 
 use crate::percent::{Plus, decode};
 
-/// The pairs of a text, as they stand there.
+/// The pairs of a text, not decoded.
 pub(crate) fn pairs(text: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     text.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty()).map(|pair| {
         let at = memchr::memchr(b'=', pair).unwrap_or(pair.len());
@@ -12,12 +12,13 @@ pub(crate) fn pairs(text: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     })
 }
 
-/// What a name or a value stands for; `None` when an escape is broken.
+/// Decodes a name or a value; `None` if an escape is malformed.
 pub(crate) fn text(encoded: &[u8]) -> Option<Cow<'_, [u8]>> {
     decode(encoded, Plus::Space)
 }
 
-/// A body that can be a form: a line of text. Every image has other bytes near its start.
+/// The body without its line break if it can be a form: a line of text. Every image has other bytes
+/// near its start.
 pub(crate) fn line(body: &[u8]) -> Option<&[u8]> {
     let line = body.strip_suffix(b"\n").unwrap_or(body);
     let line = line.strip_suffix(b"\r").unwrap_or(line);

@@ -1,7 +1,7 @@
-//! Axes: which range to show, where the ticks stand, what they say.
+//! Axes: which range to show, where the ticks are, and their labels.
 //!
-//! Ticks stand at 1, 2 or 5 times a power of ten, never elsewhere. A linear axis starts at zero,
-//! so that lengths compare; a logarithmic one ends on ticks.
+//! Ticks of a linear axis are 1, 2 or 5 times a power of ten apart, and it includes zero, so that
+//! lengths compare. A logarithmic axis begins and ends on ticks.
 
 /// How values map to lengths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub enum Scale {
 }
 
 impl Scale {
-    /// Whether `value` has a place on such an axis.
+    /// Whether such an axis can show `value`.
     pub fn shows(self, value: f64) -> bool {
         match self {
             Self::Linear => value.is_finite(),
@@ -44,7 +44,7 @@ impl Axis {
         Self { label: label.to_owned(), scale }
     }
 
-    /// The axis with a range that holds `values`, drawn from `span.0` to `span.1`.
+    /// The axis with a range that covers `values`, drawn from `span.0` to `span.1`.
     pub(super) fn fit(&self, values: impl Iterator<Item = f64>, span: (f64, f64)) -> Fitted {
         let (low, high) = values
             .filter(|value| self.scale.shows(*value))
@@ -60,7 +60,7 @@ impl Axis {
     }
 }
 
-/// An axis with range and place. The first and the last tick are its ends.
+/// An axis with a range and a position. The first and the last tick are its ends.
 #[derive(Debug, Clone)]
 pub(super) struct Fitted {
     scale: Scale,
@@ -69,7 +69,7 @@ pub(super) struct Fitted {
 }
 
 impl Fitted {
-    /// Where `value` stands.
+    /// The coordinate of `value`.
     pub(super) fn at(&self, value: f64) -> f64 {
         let low = self.scale.length(self.ticks.first().copied().unwrap_or(1.0));
         let high = self.scale.length(self.ticks.last().copied().unwrap_or(2.0));
@@ -77,7 +77,7 @@ impl Fitted {
         self.span.0 + (self.span.1 - self.span.0) * share.clamp(-0.05, 1.05)
     }
 
-    /// Whether `value` has a place.
+    /// Whether the axis can show `value`.
     pub(super) fn shows(&self, value: f64) -> bool {
         self.scale.shows(value)
     }
@@ -87,7 +87,7 @@ impl Fitted {
         self.span.0
     }
 
-    /// Place and text of the ticks; every second text is left out when there are many.
+    /// Place and text of the ticks; a crowded logarithmic axis shows only powers of ten.
     pub(super) fn ticks(&self) -> Vec<(f64, String)> {
         let crowded = self.ticks.len() > 12;
         let is_decade = |tick: f64| (tick.log10() - tick.log10().round()).abs() < 1e-9;
@@ -141,7 +141,7 @@ fn round_down(value: f64) -> f64 {
         .unwrap_or(value)
 }
 
-/// A number as short as an axis wants it.
+/// A number, as short as an axis needs it.
 fn text(value: f64) -> String {
     let (scaled, unit) = match value.abs() {
         large if large >= 1e6 => (value / 1e6, "M"),

@@ -1,8 +1,8 @@
 //! Charts as SVG, from numbers alone.
 //!
 //! Readable in black and white and without colour vision: every series has its own marker and dash
-//! beside its colour (the palette of Okabe and Ito). Axes carry units; error bars and theory curves
-//! are part of the chart, not decoration. The text is small enough to stand inside a report.
+//! besides its colour (the palette of Okabe and Ito). Axes carry units; error bars and theory
+//! curves are part of the chart, not decoration. The text is small enough for a report.
 
 #![forbid(unsafe_code)]
 
@@ -12,7 +12,7 @@ use std::fmt::Write;
 
 pub use axis::{Axis, Scale};
 
-/// Colours that stay apart for all common kinds of colour vision, darkest first.
+/// Colours that can be distinguished with all common kinds of colour vision, darkest first.
 const COLOURS: [&str; 6] = ["#0072b2", "#d55e00", "#009e73", "#aa4499", "#000000", "#b8860b"];
 const DASHES: [&str; 6] = ["none", "7 4", "2 3", "9 3 2 3", "12 4", "4 2"];
 
@@ -22,12 +22,12 @@ const LEFT: f64 = 72.0;
 const TOP: f64 = 52.0;
 const BOTTOM: f64 = 62.0;
 
-/// A point with, maybe, its error bar.
+/// A point, optionally with an error bar.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Point {
-    /// Where on the horizontal axis.
+    /// Its position on the horizontal axis.
     pub x: f64,
-    /// Where on the vertical axis.
+    /// Its position on the vertical axis.
     pub y: f64,
     /// Both ends of the error bar.
     pub bar: Option<(f64, f64)>,
@@ -72,12 +72,13 @@ pub struct Chart {
 
 impl Chart {
     /// The chart as a complete SVG document. Points that an axis cannot show (not finite, or not
-    /// positive on a logarithmic one) are left out; an error bar that begins there comes from the edge.
+    /// positive on a logarithmic one) are left out; an error bar that begins at such a value is
+    /// drawn from the edge.
     pub fn to_svg(&self) -> String {
         self.drawn(self.legend_width(), &[])
     }
 
-    /// The same beside a legend that is so wide, on a horizontal axis that shows these values as well.
+    /// Draws the chart beside a legend of this width, on a horizontal axis that also shows `along`.
     fn drawn(&self, legend: f64, along: &[f64]) -> String {
         let right = WIDTH - legend;
         let shown: Vec<Point> = self.series.iter().flat_map(|s| self.visible(s)).collect();
@@ -147,7 +148,7 @@ impl Chart {
     }
 }
 
-/// Charts of the same horizontal axis as one document, one above another and each value above itself.
+/// Charts with the same horizontal axis as one document, stacked so that equal values are aligned.
 pub fn stacked(charts: &[&Chart]) -> String {
     let legend = charts.iter().map(|chart| chart.legend_width()).fold(0.0, f64::max);
     let shown = |chart: &&Chart| -> Vec<f64> {
@@ -249,7 +250,7 @@ fn draw(svg: &mut String, points: &[Point], look: &Look, (x, y): (&axis::Fitted,
         let (px, py) = (x.at(point.x), y.at(point.y));
         if let Some((low, high)) = point.bar {
             let (high, left) = (y.at(high), px - 4.0);
-            // An end that is further away than the axis goes has no cap.
+            // An end beyond the range of the axis has no cap.
             let (low, cap) = if y.shows(low) {
                 (y.at(low), format!("M{left:.1} {:.1}h8", y.at(low)))
             } else {
@@ -304,7 +305,7 @@ fn mark(svg: &mut String, look: &Look, (x, y): (f64, f64)) {
     push(svg, format_args!("{shape} fill=\"{fill}\" stroke=\"{colour}\" stroke-width=\"1.5\"/>\n"));
 }
 
-/// Text for inside an element or an attribute.
+/// Escapes text for use inside an element or an attribute.
 pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

@@ -1,8 +1,8 @@
 //! Addresses for interfaces that have none, as testbeds assign them.
 //!
 //! A link whose ends have addresses keeps their network, and each other end gets the first free
-//! address of it. A link without any gets the first free network `10.10.N.0/24`. Links take their
-//! turn in the order of the request, so the same request always gets the same addresses.
+//! address of it. A link without any gets the first free network `10.10.N.0/24`. Links are
+//! processed in the order of the request, so the same request always gets the same addresses.
 
 use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 use crate::RspecError;
 use crate::model::{Ip, Link, Rspec};
 
-/// Length of the prefix of networks that are assigned.
+/// Prefix length of the networks that are assigned.
 const PREFIX: u8 = 24;
 
 impl Rspec {
@@ -51,7 +51,7 @@ fn full(link: &Link) -> RspecError {
     ))
 }
 
-/// No address is left.
+/// The addresses and networks in use, and where the search for free ones continues.
 struct Taken {
     addresses: HashSet<Ipv4Addr>,
     networks: Vec<Ip>,
@@ -66,7 +66,7 @@ impl Taken {
         Self { addresses, networks, next: 1 }
     }
 
-    /// The first of `10.10.1.0/24`, `10.10.2.0/24`, … `10.255.255.0/24` that touches no other one.
+    /// The first of `10.10.1.0/24`, `10.10.2.0/24`, … `10.255.255.0/24` that overlaps no other one.
     fn free_network(&mut self) -> Option<Ip> {
         const FIRST: u32 = u32::from_be_bytes([10, 10, 0, 0]);
         const LAST: u32 = u32::from_be_bytes([10, 255, 255, 0]);
@@ -83,11 +83,11 @@ impl Taken {
         }
     }
 
-    /// The first `count` addresses of the network of `ip` that no interface has, if there are as many.
+    /// The first `count` addresses of the network of `ip` that no interface has, or all there are.
     fn free_addresses(&mut self, ip: Ip, count: usize) -> Vec<Ip> {
         let network = u32::from(ip.network());
         let last = network | !u32::from(ip.netmask());
-        // The first and the last one are the network's own, unless it has no other.
+        // The first and the last one are the network's own, unless it has no others.
         let hosts = if ip.prefix >= 31 { network..=last } else { network + 1..=last - 1 };
         let free = hosts.map(Ipv4Addr::from).filter(|address| !self.addresses.contains(address));
         let free: Vec<Ipv4Addr> = free.take(count).collect();

@@ -1,7 +1,7 @@
-//! What can be wrong with a request, said so that its author finds the place.
+//! What can be wrong with a request, worded so that its author finds the place.
 //!
-//! Everything that was read from a file names the line and the element; only [`RspecError::Role`]
-//! speaks of the request as a whole.
+//! An error names the line and the element that it is about; those that concern the request as a
+//! whole name neither, and a syntax error only the line.
 
 /// Why a request was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -19,7 +19,7 @@ pub enum RspecError {
     Syntax {
         /// Line in the text, counted from 1.
         line: usize,
-        /// What the XML reader says.
+        /// What the XML reader reports.
         problem: String,
     },
     /// The text is XML, but no RSpec v3 request.
@@ -32,7 +32,7 @@ pub enum RspecError {
         /// What differs from an RSpec v3 request.
         problem: String,
     },
-    /// An element, or text, stands where the schema has no place for it.
+    /// An element or text is where the schema does not allow it.
     #[error("line {line}: {found} has no place in <{parent}>")]
     Unexpected {
         /// Line of what was found.
@@ -73,7 +73,7 @@ pub enum RspecError {
         line: usize,
         /// Name of the element.
         element: String,
-        /// The id that leads nowhere.
+        /// The id that no interface has.
         client_id: String,
     },
     /// A link cannot exist as it is written.
@@ -86,7 +86,7 @@ pub enum RspecError {
         /// Why the link cannot exist.
         problem: String,
     },
-    /// The request is sound, but not the slice that this project runs on.
+    /// The request is valid, but does not describe a slice that this project can run on.
     #[error("the slice cannot serve: {0}")]
     Role(String),
 }

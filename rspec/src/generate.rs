@@ -1,9 +1,9 @@
 //! Requests for slices of any size, in the shape of the original one.
 //!
-//! A star: the balancer in the middle, one link of its own for each worker and for the client.
-//! Link `i` is the network `10.10.i.0/24`, with the worker at `.1` and the balancer at `.2`; the
+//! A star: the balancer in the middle, with a separate link to each worker and to the client. Link
+//! `i` is the network `10.10.i.0/24`, with the worker at `.1` and the balancer at `.2`; the
 //! client's link comes last, with the balancer at `.1` and the client at `.2`. Beyond 250 links the
-//! numbering goes on in `10.11.0.0`, `10.12.0.0` and so on.
+//! numbering continues in `10.11.0.0`, `10.12.0.0` and so on.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -43,7 +43,7 @@ pub struct Star {
     pub repository: String,
 }
 
-/// The slice of the original experiment: four workers, and links as fast as they come.
+/// The slice of the original experiment: four workers, and links without any limits.
 #[expect(clippy::missing_panics_doc, reason = "four workers always fit")]
 pub fn image_class(repository: &str) -> Rspec {
     let star = Star {

@@ -1,4 +1,4 @@
-//! A request as a value: what the slice needs of RSpec v3, and nothing of XML.
+//! A request as plain data: what a slice needs of RSpec v3, without any XML.
 //!
 //! Order is kept, so that reading and writing round-trips. Capacities are kilobits per second and
 //! packet loss is a fraction, as RSpec v3 has them; latency becomes a [`Duration`], to the
@@ -12,7 +12,7 @@ use std::time::Duration;
 pub struct Rspec {
     /// The machines of the slice, in the order of the file.
     pub nodes: Vec<Node>,
-    /// What joins them.
+    /// The links that join them.
     pub links: Vec<Link>,
 }
 
@@ -31,7 +31,7 @@ pub struct Node {
     pub disk_image: Option<String>,
     /// Kind of hardware, such as `m510`.
     pub hardware_type: Option<String>,
-    /// Whether the machine gets an address that the outside can reach (an Emulab extension).
+    /// Whether the machine gets an address that can be reached from outside (an Emulab extension).
     pub routable_control_ip: bool,
     /// Its ends of links.
     pub interfaces: Vec<Interface>,
@@ -44,7 +44,7 @@ pub struct Node {
 pub struct Interface {
     /// Its name, unique among all interfaces of the request.
     pub client_id: String,
-    /// Its address; the aggregate chooses one otherwise.
+    /// Its address; if `None`, the aggregate chooses one.
     pub ip: Option<Ip>,
 }
 
@@ -69,11 +69,11 @@ impl Ip {
         Ipv4Addr::from(u32::from(self.address) & u32::from(self.netmask()))
     }
 
-    /// Why no host can have this address on a link, if none can.
+    /// Why no host can have this address on a link; `None` if one can.
     pub fn is_no_host(self) -> Option<&'static str> {
         /// Of two hosts on a link each may have either address (RFC 3021).
         const PAIR: u8 = 31;
-        /// From here on addresses are for no use yet (RFC 1112).
+        /// Addresses from here on are reserved for future use (RFC 1112).
         const RESERVED: u8 = 240;
         let (address, last) = (self.address, !u32::from(self.netmask()));
         let (host, first) = (u32::from(address) & last, address.octets()[0]);
@@ -88,7 +88,7 @@ impl Ip {
         reasons.into_iter().find_map(|(is_so, why)| is_so.then_some(why))
     }
 
-    /// The prefix length of a netmask, if its ones stand in front of its zeros.
+    /// The prefix length of a netmask, if all its ones precede its zeros.
     pub fn prefix_of(netmask: Ipv4Addr) -> Option<u8> {
         let bits = u32::from(netmask);
         let ones = bits.leading_ones();
@@ -138,7 +138,7 @@ pub struct Link {
     pub component_managers: Vec<String>,
 }
 
-/// What the traffic from one interface of a link to another suffers.
+/// Capacity, delay and loss of the traffic from one interface of a link to another.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Property {
     /// Id of the sending interface.
@@ -169,7 +169,7 @@ impl Rspec {
 }
 
 impl Link {
-    /// What holds for the traffic that leaves `source` on this link.
+    /// The property of the traffic that leaves `source` on this link.
     pub fn property_from(&self, source: &str) -> Option<&Property> {
         self.properties.iter().find(|property| property.source_id == source)
     }

@@ -1,7 +1,7 @@
-//! The tree of elements to a request, element by element as the schema has them.
+//! Turns the tree of elements into a request, element by element as in the schema.
 //!
-//! One function per element. What has no meaning for a slice is checked for its place and dropped;
-//! what is misspelt is refused rather than ignored.
+//! One function per element. Elements without meaning for a slice are checked for their place and
+//! dropped; misspelt ones are refused rather than ignored.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::xml::{self, Element, Space};
 /// Longest delay of a link: an hour, more than light to the Moon and back, which keeps arithmetic
 /// far from overflow.
 const MAX_LATENCY_MS: f64 = 3_600_000.0;
-/// What a portal adds when it exports the request of a slice that exists.
+/// The attribute that a portal adds when it exports the request of an existing slice.
 const EXPORTED: &str = "sliver_id";
 
 impl Rspec {
@@ -43,7 +43,8 @@ impl Rspec {
         Ok(rspec)
     }
 
-    /// Checks a request that was put together in code. Lines are those of [`Rspec::to_xml`].
+    /// Checks a request that was put together in code. Line numbers in errors are those of
+    /// [`Rspec::to_xml`].
     pub fn check(&self) -> Result<(), RspecError> {
         Self::parse(&self.to_xml()).map(drop)
     }
@@ -113,7 +114,7 @@ fn disk_image(sliver: &Element) -> Result<Option<String>, RspecError> {
     Ok(image)
 }
 
-/// The name that an element must have, if it says anything.
+/// The `name` that an element must have; `None` if it is empty.
 fn named(element: &Element) -> Result<Option<String>, RspecError> {
     match element.optional("name") {
         None => Err(element.attribute_error("name", "is missing")),

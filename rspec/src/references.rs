@@ -1,8 +1,8 @@
-//! Whether ids and addresses are unique and every reference leads somewhere.
+//! Checks that ids and addresses are unique and that every reference has a target.
 //!
 //! The schema of RSpec v3 has no keys, so a request can be valid and still name interfaces that do
-//! not exist. Lines are remembered while reading; the links are judged at the end, since a link may
-//! stand in front of its nodes.
+//! not exist. Lines are remembered while reading; the links are checked at the end, since a link
+//! may precede its nodes.
 
 use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
@@ -54,7 +54,7 @@ impl References {
         });
     }
 
-    /// Judges the whole, when everything has been read.
+    /// Checks the whole request, once everything has been read.
     pub(crate) fn check(self, rspec: &Rspec) -> Result<(), RspecError> {
         if let Some(end) =
             self.ends.iter().find(|end| !self.interfaces.contains_key(&end.client_id))

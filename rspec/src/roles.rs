@@ -1,4 +1,4 @@
-//! Which node plays which part, read from the names and links of the request.
+//! Which node has which role, read from the names and links of the request.
 //!
 //! The names are those of the original slice: `balancer`, `client`, and `server1` to `serverN` for
 //! the workers. A worker is reached at its own end of the link that it shares with the balancer,
@@ -37,7 +37,7 @@ pub struct Worker {
 }
 
 impl Node {
-    /// The part this node plays by its name, if any.
+    /// The role that this node has by its name, if any.
     pub fn role(&self) -> Option<Role> {
         match self.client_id.as_str() {
             BALANCER => Some(Role::Balancer),

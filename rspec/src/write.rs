@@ -1,4 +1,4 @@
-//! A request to XML text, always the same bytes for the same value.
+//! Writes a request as XML text, always the same bytes for the same value.
 //!
 //! Two spaces of indent, attributes in the order of the schema, a line feed at the end. Line breaks
 //! inside attributes are written as references, because XML would read them back as spaces.

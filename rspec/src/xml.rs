@@ -1,9 +1,8 @@
-//! XML text to a tree of elements that know their line.
+//! Parses XML text into a tree of elements that know their line.
 //!
-//! A small tree keeps the checks that follow free of reader state. Only elements of the RSpec v3
-//! namespace and the one Emulab extension that matters are kept; the rest is skipped whole. The
-//! text, its depth and its characters are bounded, and no document type is read, so nothing in a
-//! request can expand.
+//! A small tree keeps later checks free of reader state. Only elements of the RSpec v3 namespace
+//! and of Emulab's extensions are kept; the rest is skipped. The text, its depth and its characters
+//! are bounded, and no document type is read, so nothing in a request can expand.
 
 use quick_xml::XmlVersion;
 use quick_xml::events::{BytesStart, Event};
@@ -57,7 +56,7 @@ impl Element {
         }
     }
 
-    /// An error about a child that the schema has no place for.
+    /// An error about a child that the schema does not allow there.
     pub(crate) fn misplaced(&self, child: &Element) -> RspecError {
         RspecError::Unexpected {
             line: child.line,
@@ -71,13 +70,13 @@ impl Element {
         self.optional(attribute).filter(|value| !value.trim().is_empty())
     }
 
-    /// The value of an attribute, if it is there.
+    /// The value of an attribute, if it is present.
     pub(crate) fn optional(&self, attribute: &str) -> Option<&str> {
         let found = self.attributes.iter().find(|(name, _)| name == attribute);
         found.map(|(_, value)| value.as_str())
     }
 
-    /// The value of an attribute that must be there and say something.
+    /// The value of an attribute that must be present and not empty.
     pub(crate) fn required(&self, attribute: &str) -> Result<&str, RspecError> {
         match self.optional(attribute) {
             None => Err(self.attribute_error(attribute, "is missing")),
@@ -108,12 +107,13 @@ pub(crate) fn read(text: &str) -> Result<Element, RspecError> {
     TreeBuilder { text, line: 1, seen: 0, open: Vec::new(), root: None }.build()
 }
 
-/// Elements that have been opened and not closed, outermost first.
+/// Builds the tree from the events of the reader.
 struct TreeBuilder<'a> {
     text: &'a str,
     line: usize,
-    /// Bytes in which the line breaks have been counted.
+    /// Number of bytes whose line breaks have been counted.
     seen: usize,
+    /// Elements that have been opened and not closed, outermost first.
     open: Vec<Element>,
     root: Option<Element>,
 }
@@ -241,7 +241,7 @@ fn space_of(resolved: &ResolveResult<'_>) -> Space {
     }
 }
 
-/// The characters that XML 1.0 can hold at all.
+/// The characters that XML 1.0 allows at all.
 fn is_xml_char(c: char) -> bool {
     matches!(c, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..)
 }

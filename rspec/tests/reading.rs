@@ -122,7 +122,7 @@ fn an_address_that_no_host_can_have_is_refused_with_the_reason() {
         let expected = format!("line 3: <ip>: attribute `address` `{address}` is {why}");
         assert_eq!(found, expected);
     }
-    // Two hosts and nothing else: each address is one's.
+    // Two hosts and nothing else: each address belongs to one.
     let pair = |i: u8| {
         let ip = format!("<ip address='10.0.0.{i}' netmask='255.255.255.254'/>");
         format!("<node client_id='n{i}'><interface client_id='i{i}'>{ip}</interface></node>")

@@ -8,7 +8,7 @@ use proptest::option;
 use proptest::prelude::*;
 use rspec::{Execute, Install, Interface, Ip, Link, Node, Property, Rspec, Services};
 
-/// Attribute text with everything that XML makes special.
+/// Attribute text with every character that is special in XML.
 fn text() -> impl Strategy<Value = String> {
     "[a-zA-Z0-9&<>\"'=/ \t\n\r\u{e9}\u{1f600}-]{0,12}[a-z]"
 }

@@ -270,7 +270,7 @@ def balancer_routes():
     paths = wire_paths()
     text = source("balancer/src/route.rs")
     body = text[text.index("pub fn route<") :]
-    body = body[: body.index("/// Model of the digit routes")]
+    body = body[: body.index("\n}")]
     pattern = r'^\s+((?:path::\w+|"/[^"]*")(?: \| "/[^"]*")*) => (?:\{.*?)?only\([^"]*"([^"]+)"'
     for arm, allow in re.findall(pattern, body, re.MULTILINE | re.DOTALL):
         for one in arm.split(" | "):
@@ -288,7 +288,8 @@ def tf_serving_routes():
 
 def admin_routes():
     text = source("balancer/src/admin/mod.rs")
-    body = text[text.index("fn respond_to") : text.index("/// To whoever") if "/// To whoever" in text else None]
+    body = text[text.index("fn respond_to") :]
+    body = body[: body.index("\n}")]
     paths = wire_paths()
     for arm in re.findall(r"\(&Method::GET \| &Method::HEAD, ([^)]*?)\)", body):
         for one in arm.split(" | "):

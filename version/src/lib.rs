@@ -1,9 +1,9 @@
-//! What `--version` says, put together when a program is built: version, commit and cargo features.
+//! The `--version` text, put together when a program is built: version, commit and cargo features.
 //!
-//! A build script calls [`emit`], and the program reads `env!("IMAGEFLEET_VERSION")`. The commit comes from
-//! `IMAGEFLEET_COMMIT`, where the sources are built without their repository (containers, archives), else
-//! from git. Development builds name none: it would be wrong after the next edit, and following it
-//! would build the program again at each commit.
+//! A build script calls [`emit`], and the program reads `env!("IMAGEFLEET_VERSION")`. The commit
+//! comes from `IMAGEFLEET_COMMIT`, if the sources are built without their repository (containers,
+//! archives), otherwise from git. Development builds name no commit: it would be wrong after the
+//! next edit, and tracking it would rebuild the program at each commit.
 #![forbid(unsafe_code)]
 
 use std::env;
@@ -14,7 +14,7 @@ use std::process::Command;
 /// Hexadecimal digits of a commit that are shown.
 const DIGITS: usize = 12;
 
-/// Tells cargo what the version is, and when to ask again. For build scripts only.
+/// Tells cargo the version, and when to run the build script again. For build scripts only.
 pub fn emit() -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "cargo::rerun-if-env-changed=IMAGEFLEET_COMMIT")?;
@@ -22,7 +22,7 @@ pub fn emit() -> std::io::Result<()> {
     let commit = text("IMAGEFLEET_COMMIT").filter(|commit| !commit.is_empty());
     let commit = match commit {
         None if is_release => {
-            // Where `HEAD` and what it points to stand; another commit changes one of the two.
+            // These files record `HEAD` and its target; another commit changes one of the two.
             for name in ["HEAD", "logs/HEAD"] {
                 if let Some(path) = git(&["rev-parse", "--git-path", name])
                     && Path::new(&path).exists()
@@ -51,7 +51,7 @@ fn git(words: &[&str]) -> Option<String> {
     (done.status.success() && !text.trim().is_empty()).then(|| text.trim().to_owned())
 }
 
-/// The features that are on, as cargo tells a build script by the names of variables.
+/// The enabled features, which cargo passes to a build script in the names of variables.
 fn features(variables: impl Iterator<Item = String>) -> Vec<String> {
     let named = variables.filter_map(|name| {
         let feature = name.strip_prefix("CARGO_FEATURE_")?.to_lowercase().replace('_', "-");

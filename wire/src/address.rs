@@ -1,8 +1,8 @@
 //! Addresses to listen on, as people write them.
 //!
-//! `0.0.0.0:5000` is what programs want; `5000`, `:5000`, `localhost:5000` and a copied
-//! `http://0.0.0.0:5000/` mean as much. What is left out is the default's; what cannot be understood
-//! is answered with an example that would be.
+//! Programs want `0.0.0.0:5000`, but `5000`, `:5000`, `localhost:5000` and a copied
+//! `http://0.0.0.0:5000/` are understood as well. Missing parts are taken from the default; the
+//! error for anything else contains a valid example.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 
@@ -14,8 +14,8 @@ pub struct AddressError {
     example: SocketAddr,
 }
 
-/// Reads an address to listen on. A port alone stands for that port of `default`'s address, and
-/// `:PORT` for that port of every address. Names are looked up; an IPv4 address wins.
+/// Reads an address to listen on. A port alone means that port on `default`'s address, and `:PORT`
+/// that port on every address. Names are looked up; an IPv4 address wins.
 pub fn listen(text: &str, default: SocketAddr) -> Result<SocketAddr, AddressError> {
     let wrong = |problem: &str| AddressError { problem: problem.to_owned(), example: default };
     let text = text.trim();

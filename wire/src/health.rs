@@ -1,4 +1,4 @@
-//! Asks a program on this machine for its health, without an HTTP client.
+//! Queries the health of a program on this machine, without an HTTP client.
 //!
 //! Containers and scripts run the program itself (`balancer healthcheck`, `worker healthcheck`), so
 //! an image needs nothing else. Every step is bounded in time and the answer in length.
@@ -7,14 +7,14 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// Time for each step of the answer.
+/// Time limit for each step of the answer.
 const LIMIT: Duration = Duration::from_secs(2);
-/// Time for all of the answer.
+/// Time limit for the whole answer.
 const WHOLE: Duration = Duration::from_secs(10);
-/// Bytes of the longest answer that is read.
+/// The longest answer that is read, in bytes.
 const MAX_ANSWER: usize = 64 * 1024;
 
-/// What a program says about its health.
+/// What a program reports about its health.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Health {
     /// Whether the answer was 200.
@@ -23,12 +23,12 @@ pub struct Health {
     pub body: String,
 }
 
-/// Asks for `path` at `address`; `None` if what answers speaks no HTTP.
+/// Requests `path` from `address`; `None` if the response is not HTTP.
 pub fn ask(address: SocketAddr, path: &str) -> io::Result<Option<Health>> {
     ask_as(address, path, None, MAX_ANSWER)
 }
 
-/// The same with an operator's token, for an answer of at most `max` bytes.
+/// Like [`ask`], with an operator's token, for an answer of at most `max` bytes.
 pub fn ask_as(
     address: SocketAddr,
     path: &str,
@@ -47,8 +47,8 @@ pub fn ask_as(
     Ok(read(&String::from_utf8_lossy(&answer)))
 }
 
-/// All that comes within `limit`, but no more than `max` bytes: a peer that sends a byte now and then
-/// does not hold up the caller.
+/// Everything that arrives within `limit`, but no more than `max` bytes, so that a peer which sends
+/// a byte now and then does not hold up the caller.
 #[expect(
     clippy::disallowed_types,
     reason = "it reads a socket without a runtime whose time could be paused"

@@ -1,9 +1,9 @@
-//! How a worker joins a fleet by itself: what it tells the balancer, and what it is told.
+//! How a worker joins a fleet by itself: what it sends to the balancer, and what it gets back.
 //!
 //! A worker sends [`Member`] as JSON to [`JOIN`] with `Authorization: Bearer TOKEN`, and again
-//! after each [`Lease::renew_ms`]. Its statement holds for [`Lease::lease_ms`]: a worker that dies
-//! without a word is forgotten then, and a restarted balancer knows its workers again as soon as
-//! they have renewed. A worker that ends says so at [`LEAVE`].
+//! after each [`Lease::renew_ms`]. Its registration is valid for [`Lease::lease_ms`]: a worker that
+//! dies without notice is forgotten then, and a restarted balancer knows its workers again as soon
+//! as they have renewed. A worker that ends reports that to [`LEAVE`].
 
 use std::net::SocketAddr;
 
@@ -22,14 +22,14 @@ const MAX_NAME: usize = 64;
 /// A worker that joins, renews its lease or leaves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
-    /// What it is called in the fleet.
+    /// Its name in the fleet.
     pub name: String,
-    /// Tells this process from another of the same name.
+    /// Distinguishes this process from another of the same name.
     pub instance: String,
-    /// Where it answers; where none is given, at the address that it asks from.
+    /// Where it answers; if `None`, at the address that its request comes from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<SocketAddr>,
-    /// The port that it answers on, where there is no address.
+    /// The port that it answers on, if there is no address.
     pub port: u16,
 }
 

@@ -1,10 +1,10 @@
-//! The one contract that two programs share.
+//! The contract that the programs share.
 //!
 //! The balancer forwards to the worker and the client reads the answer; what all three must agree
-//! on stands here and nowhere else: paths, header names and the JSON shapes. So do the pure rules
-//! that two programs must apply alike: who may give orders ([`operator`]), how addresses
-//! ([`address`]) and log filters ([`log_filter`]) are written, how a program is asked for its
-//! health ([`health`]), and how a worker joins a fleet by itself ([`join`]).
+//! on is defined here and nowhere else: paths, header names and the JSON shapes. So are the pure
+//! rules that two programs must apply alike: who may give orders ([`operator`]), how addresses
+//! ([`address`]) and log filters ([`log_filter`]) are written, how a program's health is queried
+//! ([`health`]), and how a worker joins a fleet by itself ([`join`]).
 
 pub mod address;
 pub mod health;
@@ -14,7 +14,7 @@ pub mod operator;
 
 use serde::{Deserialize, Serialize};
 
-/// Request paths, as they stand in the request line.
+/// Request paths, as they appear in the request line.
 pub mod path {
     /// The upload page (balancer).
     pub const PAGE: &str = "/";
@@ -34,7 +34,7 @@ pub mod path {
     pub const REPOSITORY_INDEX: &str = "/v2/repository/index";
     /// Metrics, in the text format of Prometheus.
     pub const METRICS: &str = "/metrics";
-    /// State of the fleet, for pages that are open.
+    /// State of the fleet, for open pages.
     pub const STATUS: &str = "/status.json";
     /// The same as server-sent events.
     pub const EVENTS: &str = "/status/events";
@@ -44,7 +44,7 @@ pub mod path {
 pub mod header {
     /// The name of the endpoint, given by the balancer and echoed by the worker in its answer.
     pub const ENDPOINT: &str = "x-imagefleet-endpoint";
-    /// Milliseconds that are left until the deadline of a request.
+    /// Milliseconds left until the deadline of a request.
     pub const TIMEOUT_MS: &str = "x-imagefleet-timeout-ms";
     /// Identifies a request, in its answer and in the access log.
     pub const REQUEST_ID: &str = "x-request-id";
@@ -52,7 +52,7 @@ pub mod header {
     pub const SERVER_TIMING: &str = "server-timing";
 }
 
-/// Names of form fields; those that are not images may stand in the query as well.
+/// Names of form fields; those that are not images may appear in the query as well.
 pub mod field {
     /// The image to classify.
     pub const IMAGE: &str = "image";
@@ -62,9 +62,9 @@ pub mod field {
     pub const INPUT_PHOTO: &str = "input_photo";
     /// The http or https address of the image to classify, instead of the image.
     pub const IMAGE_URL: &str = "IMAGE_URL";
-    /// The model to ask; the worker's default without it.
+    /// The model to use; the worker's default if absent.
     pub const MODEL: &str = "model";
-    /// A version of the model: its number or its label; the newest without it.
+    /// A version of the model: its number or its label; the newest if absent.
     pub const VERSION: &str = "version";
     /// How many classes are wanted.
     pub const TOP_K: &str = "top_k";
@@ -102,12 +102,12 @@ pub struct Prediction {
     pub endpoint: Option<String>,
     /// Where the worker spent its time.
     pub timings_ms: Timings,
-    /// What the model was given, where a request asks for it and it is small.
+    /// What the model was given, if the request asks for it and it is small.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<ModelInput>,
 }
 
-/// A picture as a model was given it.
+/// A picture as it was given to a model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelInput {
     /// Pixels per row.
@@ -127,7 +127,7 @@ pub struct Timings {
     pub decode: f64,
     /// From pixels to the input tensor.
     pub preprocess: f64,
-    /// Waiting for a place to be decoded, and for the executor.
+    /// Waiting for a decoding slot, and for the executor.
     pub queue: f64,
     /// The batch's forward pass.
     pub compute: f64,
@@ -154,21 +154,21 @@ pub struct MnistAnswer {
 pub struct ModelIndexEntry {
     /// Name of the model.
     pub name: String,
-    /// Version, an integer as text. This and what follows may be left out by the protocol, as Triton does for
-    /// models that it has not loaded.
+    /// Version, an integer as text. The protocol allows leaving out this field and the next ones,
+    /// as Triton does for models that it has not loaded.
     #[serde(default)]
     pub version: String,
     /// `READY`, `UNAVAILABLE`, `LOADING` or `UNLOADING`.
     #[serde(default)]
     pub state: String,
-    /// Why, when it is not ready; empty otherwise.
+    /// Why it is not ready; empty otherwise.
     #[serde(default)]
     pub reason: String,
     /// The labels that point at this version; not in the protocol, and left out when there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<String>,
-    /// Whether the model takes images, which matters where none is named; not in the protocol, and
-    /// left out when it does not.
+    /// Whether the model takes images, which matters for requests that name none; not in the
+    /// protocol, and left out when it does not.
     #[serde(default, skip_serializing_if = "is_false")]
     pub takes_images: bool,
 }

@@ -4,25 +4,25 @@
 //! treats every word that is not a level as the name of a target, so `--log inof` would silently
 //! log nothing; here a word that is neither is refused.
 
-/// Levels, from nothing to everything; their numbers are taken too.
+/// Levels, from nothing to everything; their numbers are accepted too.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 /// Why a filter is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FilterError {
-    /// Nothing is asked for.
+    /// It contains nothing.
     #[error("the filter is empty; write info, for example")]
     Empty,
     /// A word that is neither a level nor a target.
     #[error("{0:?} is neither a level (off, error, warn, info, debug, trace) nor one of {1}")]
     Unknown(String, String),
-    /// What follows `=` is no level.
+    /// The text after `=` is not a level.
     #[error("{0:?} is not a level; use off, error, warn, info, debug or trace")]
     Level(String),
 }
 
-/// Checks a filter in the syntax of `tracing_subscriber::EnvFilter`, of which spans are left out.
-/// `targets` are the crates that log; their modules are targets too.
+/// Checks a filter in the syntax of `tracing_subscriber::EnvFilter`, but without spans. `targets`
+/// are the crates that log; their modules are targets too.
 pub fn check(filter: &str, targets: &[&str]) -> Result<(), FilterError> {
     let mut directives = filter.split(',').map(str::trim).filter(|one| !one.is_empty()).peekable();
     if directives.peek().is_none() {

@@ -3,9 +3,9 @@
 //! An order (drain, load, unload) is trusted because of where it comes from. Three kinds of sender
 //! appear to be on the operator's machine without being there: a page of another site in the
 //! operator's browser, a foreign name that was made to point here (DNS rebinding), and a client
-//! behind a proxy on this machine. Browsers send the name that they ask for and the page that asks,
-//! and proxies usually announce themselves; a request that contradicts the operator is refused.
-//! Balancer and worker apply the same rules.
+//! behind a proxy on this machine. Browsers send the name of the requested host and of the
+//! requesting page, and proxies usually announce themselves; a request that such fields show not to
+//! be the operator's is refused. Balancer and worker apply the same rules.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -34,7 +34,7 @@ const PROXY_PREFIXES: [&str; 3] = ["x-forwarded", "x-original-", "x-envoy-"];
 /// Longest host that is repeated in a message.
 const MAX_SHOWN: usize = 100;
 
-/// Why a request is not taken for the operator's.
+/// Why a request is not accepted as the operator's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Stranger {
     /// It does not name the host that it is meant for.
@@ -43,10 +43,10 @@ pub enum Stranger {
     /// It is meant for another name.
     #[error("{0} is not an address of this server")]
     Host(String),
-    /// A page of another site asks, by this header field.
+    /// It comes from a page of another site, according to this header field.
     #[error("the request comes from a page of another site ({0})")]
     Page(HeaderName),
-    /// It came through a proxy, by this header field.
+    /// It came through a proxy, according to this header field.
     #[error("the request came through a proxy ({0})")]
     Proxy(HeaderName),
 }
@@ -169,7 +169,7 @@ impl Caller<'_> {
         if is_named { Ok(()) } else { Err(Stranger::NoHost) }
     }
 
-    /// Refuses changes that a page of another origin asks for.
+    /// Refuses changes requested by a page of another origin.
     pub fn check_page(&self) -> Result<(), Stranger> {
         if !self.is_own_site() {
             return Err(Stranger::Page(SEC_FETCH_SITE));
@@ -182,7 +182,7 @@ impl Caller<'_> {
         Ok(())
     }
 
-    /// Refuses reads by a page of another origin. A link from elsewhere may lead here.
+    /// Refuses reads by a page of another origin. Links from elsewhere are allowed.
     pub fn check_page_reads(&self) -> Result<(), Stranger> {
         self.check_origin()?;
         let says = |name, word: &str| self.headers.get(name).is_some_and(|value| value == word);
@@ -204,7 +204,7 @@ impl Caller<'_> {
         }
     }
 
-    /// Whether the browser, if it says anything about it, says that no other site is involved.
+    /// Whether no other site is involved according to the browser, if it says anything about it.
     fn is_own_site(&self) -> bool {
         let is_own = |value: &HeaderValue| matches!(value.as_bytes(), b"same-origin" | b"none");
         self.headers.get_all(SEC_FETCH_SITE).iter().all(is_own)

@@ -1,7 +1,7 @@
 //! The command line: one subcommand per module, each with its own arguments beside its code.
 //!
-//! Every flag reads an environment variable `WORKER_…` as well, so that containers need no
-//! command line. A usage error ends with status 2 (clap), any other failure with 1.
+//! Every flag can also be set by an environment variable `WORKER_…`, so that containers need no
+//! command line. A usage error exits with status 2 (clap), any other failure with 1.
 
 use std::io::IsTerminal;
 
@@ -55,16 +55,16 @@ pub enum Command {
     Manual(manual::Command),
 }
 
-/// Crates whose log lines can be asked for.
+/// Crates that a log filter may name.
 const LOG_TARGETS: [&str; 4] = ["worker", "axum", "hyper", "hyper_util"];
 
-/// A log filter, checked.
+/// Checks a log filter.
 fn log_filter(text: &str) -> Result<String, wire::log_filter::FilterError> {
     wire::log_filter::check(text, &LOG_TARGETS)?;
     Ok(text.to_owned())
 }
 
-/// Starts the log.
+/// Sets up logging to stderr.
 pub fn log_to_stderr(filter: &str) {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)

@@ -1,4 +1,4 @@
-//! From the arguments of `worker serve` to a configuration that later code cannot fail on.
+//! Turns the arguments of `worker serve` into a configuration that later code cannot fail on.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
@@ -75,7 +75,7 @@ pub struct Args {
     pub poll: humantime::Duration,
 }
 
-/// Where a worker answers: one definition for the worker and for its health check.
+/// The address of a worker: one definition for the worker and for its health check.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Address {
     /// Address and port to listen on; port 0 picks a free one and prints it [default: 0.0.0.0:8501]
@@ -87,7 +87,7 @@ pub struct Address {
 }
 
 impl Address {
-    /// The address that was asked for, or the default.
+    /// The requested address, or the default.
     pub fn listen(&self) -> SocketAddr {
         self.listen.unwrap_or(SocketAddr::new(LISTEN.ip(), self.port.unwrap_or(LISTEN.port())))
     }
@@ -96,7 +96,7 @@ impl Address {
 /// The default address.
 const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8501);
 
-/// The largest image that is taken, by a server and without one.
+/// Limits on the images that are accepted, by a server and without one.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub struct Largest {
     /// The largest image or request body, in bytes.
@@ -112,7 +112,7 @@ pub struct Largest {
 }
 
 impl Largest {
-    /// Refuses values that later code could not work with.
+    /// Rejects values that later code cannot work with.
     pub fn check(&self) -> Result<(), Error> {
         if !(1..=1 << 30).contains(&self.body) {
             return Err(Error::Invalid("--max-body must be 1 to 1073741824 bytes".to_owned()));
@@ -129,12 +129,12 @@ impl Largest {
         Ok(())
     }
 
-    /// What decoding a picture may cost.
+    /// Limits on decoding a picture.
     pub fn picture(&self) -> Limits {
         Limits { max_pixels: self.pixels, ..Limits::default() }
     }
 
-    /// What decoding may cost if a file of this many bytes is the whole request.
+    /// Limits on decoding if a file of this many bytes is the whole request.
     pub fn picture_of(&self, bytes: usize) -> Limits {
         let left = most_memory(bytes, self.memory).saturating_sub(bytes);
         let limits = self.picture();
@@ -147,10 +147,10 @@ fn listen(text: &str) -> Result<SocketAddr, wire::address::AddressError> {
     wire::address::listen(text, LISTEN)
 }
 
-/// What `worker serve` does, checked.
+/// The validated configuration of `worker serve`.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Address to answer on.
+    /// Address to listen on.
     pub listen: SocketAddr,
     /// Root of the model repository.
     pub models: PathBuf,
@@ -158,9 +158,9 @@ pub struct Config {
     pub threads: NonZeroUsize,
     /// How networks run.
     pub engine: engine::Options,
-    /// Whether the end of stdin is a request to leave.
+    /// Whether to shut down when stdin ends.
     pub supervised: bool,
-    /// Connections held at once.
+    /// Maximum number of open connections.
     pub max_connections: usize,
     /// Longest time to finish open requests.
     pub drain_timeout: Duration,
@@ -168,31 +168,31 @@ pub struct Config {
     pub patience: Patience,
     /// Fleets to join.
     pub joining: Option<Joining>,
-    /// How often the repository is scanned; `None`: only on request.
+    /// How often the repository is scanned; only on request if `None`.
     pub poll: Option<Duration>,
-    /// Bytes that the weights and the largest batch of a version of a model may take.
+    /// Bytes that the weights and the largest batch of one model version may take.
     pub max_model_memory: u64,
     /// Whether clients may load and unload models.
     pub allows_model_control: bool,
-    /// What bounds a single request.
+    /// Limits of a single request.
     pub request: RequestLimits,
-    /// From which hosts images are fetched.
+    /// Which hosts images may be fetched from.
     pub fetch: FetchRules,
 }
 
-/// Whether clients may name images by address, and which private hosts they may name.
+/// Whether clients may give images by URL, and which private hosts are allowed.
 #[derive(Debug, Clone, Default)]
 pub struct FetchRules {
-    /// Off means that such requests are refused.
+    /// If false, such requests are refused.
     pub enabled: bool,
     /// Hosts, as `name` or `name:port`, that need not be public.
     pub allowed: Vec<String>,
 }
 
-/// What bounds a single request.
+/// Limits of a single request.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestLimits {
-    /// Bytes of a body, after decompression as well.
+    /// Maximum size of a body in bytes, both before and after decompression.
     pub max_body: usize,
     /// Memory that one request may take, from its body to its answer.
     pub max_memory: usize,
@@ -204,29 +204,29 @@ pub struct RequestLimits {
     pub body_idle: Duration,
     /// Time limit per answer, if the request sets none.
     pub deadline: Duration,
-    /// What decoding a picture may cost.
+    /// Limits on decoding a picture.
     pub picture: Limits,
 }
 
-/// What a request may take however little it brought: 32 MB, less what is not worth counting ...
+/// Memory that any request may take, however small: 32 MB, minus what is not worth counting ...
 pub(crate) const ANY_REQUEST: usize = 31 << 20;
-/// ... and for each of its bytes beyond that.
+/// ... plus this much for each of its bytes.
 const EACH_BYTE: usize = 40;
 
-/// Memory that a request of this many bytes may take, if none may take more than `each`.
+/// Memory that a request of this many bytes may take, at most `each`.
 pub(crate) fn most_memory(received: usize, each: usize) -> usize {
     ANY_REQUEST.saturating_add(received.saturating_mul(EACH_BYTE)).min(each)
 }
 
-/// Requests that may take all the memory that one may, at once.
+/// Number of concurrent requests that may each take the largest amount of memory.
 const LARGEST_REQUESTS: usize = 4;
 /// Slowest upload, in bytes per second.
 const MIN_RATE: u32 = 500;
-/// Least memory that models may be given: the digits' batch takes a few megabytes.
+/// Smallest memory limit for models: a batch of digits takes a few megabytes.
 const MIN_MODEL_MEMORY: u64 = 1 << 20;
-/// Longest time that any flag may name.
+/// Longest time that any flag accepts.
 const LONGEST: Duration = Duration::from_hours(24);
-/// Most connections, threads and pixels that flags may name.
+/// Most connections, threads and pixels that flags accept.
 const MOST_CONNECTIONS: usize = 1_000_000;
 const MOST_THREADS: usize = 1024;
 const MOST_PIXELS: u64 = 1_000_000_000;
@@ -267,7 +267,7 @@ impl TryFrom<&Args> for Config {
 }
 
 impl Args {
-    /// Refuses values that later code could not work with.
+    /// Rejects values that later code cannot work with.
     fn check(&self) -> Result<(), Error> {
         let invalid = |text: String| Err(Error::Invalid(text));
         self.largest.check()?;
@@ -298,14 +298,14 @@ impl Args {
     }
 }
 
-/// What one request and all of them together may take where the kernel has a limit: half of that is
-/// for the models and for what is not counted.
+/// Memory limits of one request and of all requests together. If the kernel sets a limit, half of
+/// it is reserved for the models and for what is not counted.
 fn request_memory(each: usize, limit: Option<u64>) -> (usize, usize) {
     let half = limit.map_or(usize::MAX, |limit| usize::try_from(limit / 2).unwrap_or(usize::MAX));
     (each.min(half), each.saturating_mul(LARGEST_REQUESTS).min(half))
 }
 
-/// The cores this process may run on.
+/// The number of cores that this process may run on.
 pub fn all_cores() -> NonZeroUsize {
     std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }

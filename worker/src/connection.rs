@@ -1,10 +1,11 @@
-//! Accepts connections and speaks HTTP/1.1 on them until it is told to stop.
+//! Accepts connections and serves HTTP/1.1 on them until it is told to stop.
 //!
 //! The number of connections is bounded (further ones wait in the kernel's queue), as are the size
-//! of a request head, the time for it, and the time of a client that does not read its answer. At
-//! the end no connection is closed on which a request may be arriving: each has a moment left for a
-//! request, whose answer says that it was the last. Then idle connections are closed, busy ones get
-//! their answer, and what is left after the drain timeout is cut.
+//! of a request head, the time to receive it, and the time that a client may go without reading its
+//! answer. On shutdown, no connection is closed while a request may be arriving on it: each stays
+//! open for a moment, and the answer to a request in that time announces the close. Then idle
+//! connections are closed, busy ones get their answer, and those left after the drain timeout are
+//! closed too.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -35,17 +36,16 @@ use crate::patient::{Exchanges, Patience, Patient};
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// Largest request head.
 const MAX_HEAD: usize = 64 * 1024;
-/// Connections that may wait to be accepted. The default of 128 is less than the connections that a
-/// balancer may open at once; one that finds no room is retried a second later.
+/// Connections that may wait to be accepted. The default of 128 is fewer than a balancer may open
+/// at the same time; a connection that finds no room is retried a second later.
 const BACKLOG: u32 = 4096;
-/// Pause after the system refused a connection (no file descriptors), so that the loop does not
-/// spin.
+/// Pause after a failed accept (no file descriptors left), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// How long open connections are listened to at the end, when new ones are refused already: longer
-/// than a request is under way, so that requests sent before the shutdown was visible are answered.
+/// How long open connections are still served on shutdown, when new ones are already refused:
+/// longer than a request is in transit, so that those sent before it was visible are answered.
 const LINGER: Duration = Duration::from_millis(250);
 
-/// Listens on `address`; the system may allow fewer to wait than asked for.
+/// Listens on `address`; the system may allow a smaller backlog than requested.
 pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // As the standard library does, so that a restart need not wait for old connections.
@@ -103,14 +103,14 @@ impl Server {
         Ok(())
     }
 
-    /// Connections that were made and not yet accepted would be reset with the listener.
+    /// Accepts the connections in the backlog, which would be reset when the listener closes.
     fn accept_the_last(
         &self,
         listener: TcpListener,
         drain: &GracefulShutdown,
         connections: &mut JoinSet<()>,
     ) {
-        // The runtime may not have heard of them; the system knows.
+        // The runtime may not know about them yet; the system does.
         let Ok(listener) = listener.into_std() else { return };
         while let Ok(place) = Arc::clone(&self.places).try_acquire_owned()
             && let Ok((stream, _)) = listener.accept()
@@ -148,7 +148,7 @@ impl Server {
         Ok((stream, place))
     }
 
-    /// One connection, until it ends.
+    /// Serves one connection until it ends.
     fn speak(
         &self,
         stream: TcpStream,
@@ -206,10 +206,10 @@ mod tests {
 
     use super::*;
 
-    /// Where a server is, what tells it to leave, and its end.
+    /// A server's address, the sender that stops it, and its task.
     type Running = (SocketAddr, oneshot::Sender<()>, JoinHandle<()>);
 
-    /// A server that says "here".
+    /// A server that answers "here".
     fn server(linger: Duration) -> Running {
         let listener = bind(([127, 0, 0, 1], 0).into()).expect("bound");
         let address = listener.local_addr().expect("bound");
@@ -239,7 +239,7 @@ mod tests {
         String::from_utf8(answer).expect("text")
     }
 
-    /// A request may be on its way on each of them, and its sender cannot know.
+    /// A request may be in transit on any of them, and its sender cannot know of the shutdown.
     #[tokio::test]
     async fn every_connection_that_was_made_has_a_last_request_answered() {
         let (address, leave, ended) = server(Duration::from_secs(20));
@@ -270,7 +270,7 @@ mod tests {
         }
     }
 
-    /// None is accepted here; with room for 128 the next would have to try again after a second.
+    /// None is accepted here; with a backlog of 128 the next would have to retry after a second.
     #[tokio::test]
     async fn many_clients_that_come_at_once_find_room() {
         let listener = bind(([127, 0, 0, 1], 0).into()).expect("bound");

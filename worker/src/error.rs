@@ -1,11 +1,11 @@
-//! Why a command failed: one variant for each thing that a user does about it.
+//! Why a command failed: one variant per way for the user to react.
 //!
-//! Failures of single requests never get here; they are answers (see [`crate::api`]).
+//! Failures of single requests never get here; they become answers (see [`crate::api`]).
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// A command failed.
+/// The failure of a command.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file or folder could not be read or written.
@@ -13,21 +13,21 @@ pub enum Error {
     File {
         /// The file or folder in question.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
     /// Writing the result or using a socket failed.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// The address to listen on is taken or not ours.
+    /// The address to listen on is taken or does not belong to this machine.
     #[error("cannot listen on {address}: {source}")]
     Listen {
-        /// The address that was asked for.
+        /// The requested address.
         address: String,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// A `model.toml` is not usable.
+    /// A `model.toml` cannot be used.
     #[error("{}: {source}", path.display())]
     Manifest {
         /// The manifest in question.
@@ -38,16 +38,16 @@ pub enum Error {
     /// Weights do not fit the architecture, or a computation failed.
     #[error("{}", crate::model::told(.0))]
     Model(#[from] candle_core::Error),
-    /// No such model or version in the repository.
+    /// The repository has no such model or version.
     #[error("no model {0} in the model repository")]
     NoModel(String),
-    /// Arguments or data that parse but cannot be used; the text says what would.
+    /// Arguments or data that parse but cannot be used; the text says what can.
     #[error("{0}")]
     Invalid(String),
-    /// The worker that was asked after is not well, or there is none.
+    /// The health check found an unhealthy worker, or none.
     #[error("{address}: {reason}")]
     Unwell {
-        /// Where it was asked.
+        /// The address that was checked.
         address: std::net::SocketAddr,
         /// What is wrong.
         reason: String,
@@ -55,7 +55,7 @@ pub enum Error {
     /// A download failed.
     #[error("{url}: {reason}")]
     Download {
-        /// What was asked for.
+        /// The requested URL.
         url: String,
         /// What went wrong.
         reason: String,
@@ -66,8 +66,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// What clients are told of it: files below `root` by their place there. Where on a machine that is
-    /// concerns its operators only, and they have the log.
+    /// The message for clients, which gives paths below `root` relative to it. Where the files are
+    /// on the machine concerns only its operators, who have the log.
     pub fn told_below(&self, root: &Path) -> String {
         let place = |path: &Path| path.strip_prefix(root).unwrap_or(path).display().to_string();
         if let Self::File { path, source } = self {
@@ -79,15 +79,15 @@ impl Error {
         self.to_string()
     }
 
-    /// Whether the same may work in a moment although no file changes: a disk or a file server that does
-    /// not answer, no descriptor or thread left.
+    /// Whether a retry may succeed although no file changes: a disk or file server that does not
+    /// respond, no file descriptors or threads left.
     pub(crate) fn is_passing(&self) -> bool {
         use io::ErrorKind::{
             FileTooLarge, InvalidData, InvalidInput, IsADirectory, NotADirectory, NotFound,
             PermissionDenied,
         };
         let (Self::File { source, .. } | Self::Io(source)) = self else { return false };
-        // These are about the files as they are.
+        // These only go away when the files change.
         !matches!(
             source.kind(),
             FileTooLarge
@@ -100,7 +100,7 @@ impl Error {
         )
     }
 
-    /// For `map_err`: names the file that `source` is about.
+    /// For `map_err`: adds the path of the file to an I/O error.
     pub fn file(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::File { path, source }

@@ -1,4 +1,4 @@
-//! Asks a running worker whether it is healthy, for scripts and containers without an HTTP client.
+//! Checks whether a running worker is healthy, for scripts and containers without an HTTP client.
 
 use std::io::Write;
 
@@ -16,7 +16,7 @@ pub struct Args {
     pub live: bool,
 }
 
-/// Prints where the worker answers, if it is well.
+/// Prints the URL of the worker if it is healthy.
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Error> {
     let address = wire::health::reachable(args.address.listen());
     let unwell = |reason: &str| Error::Unwell { address, reason: reason.to_owned() };
@@ -41,7 +41,7 @@ mod tests {
 
     use super::*;
 
-    /// Asks something that gives this answer to a question after `path`.
+    /// Runs the health check against a server that expects a request for `path` and sends `answer`.
     fn asked(live: bool, path: &'static str, answer: &'static str) -> Result<String, Error> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = Address { listen: listener.local_addr().ok(), port: None };
@@ -71,7 +71,7 @@ mod tests {
         let reason = |answer| asked(false, "/v2/health/ready", answer).unwrap_err().to_string();
         assert!(reason("HTTP/1.1 503 Service Unavailable\r\n\r\n").ends_with("not ready"));
         assert!(reason("SSH-2.0-OpenSSH_9.2\r\n").ends_with("what answers is not a worker"));
-        // Bound, so that no other program gets it, and listened on by none.
+        // A port that is bound, so that no other program gets it, but not listened on.
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
         socket.bind(std::net::SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let listen = socket.local_addr().ok();

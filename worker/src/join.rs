@@ -1,8 +1,8 @@
-//! Joins fleets: tells each balancer periodically where this worker is, until it leaves.
+//! Joins fleets: periodically reports this worker's address to each balancer, until it leaves.
 //!
-//! Each balancer has a thread of its own, so that one that does not answer delays no other. The
-//! messages are in [`wire::join`]. A restarted balancer learns of this worker with the next
-//! renewal; one that cannot be reached, or refuses it, is asked again every second.
+//! Each balancer has its own thread, so that one that does not respond delays no other. The
+//! messages are in [`wire::join`]. A restarted balancer learns about this worker with the next
+//! renewal; a request that fails or is refused is repeated every second.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -20,17 +20,17 @@ use wire::join::{JOIN, LEAVE, Lease, Member};
 use crate::Error;
 use crate::repository::file;
 
-/// A balancer that takes longer to answer is asked again.
+/// Time limit for a balancer's response, after which the request is repeated.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Time until a balancer is asked again that did not let this worker in.
+/// Time before the next request to a balancer that did not admit this worker.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Least and most time between two renewals, whatever a balancer says.
+/// Least and most time between two renewals, whatever the balancer requests.
 const RENEWALS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_mins(1));
-/// Most bytes of an answer that are looked at.
+/// Maximum size of a balancer's response, in bytes.
 const MAX_ANSWER: u64 = 4096;
-/// Bytes of the longest token file that is read.
+/// Maximum size of the token file, in bytes.
 const MAX_TOKEN: u64 = 64 << 10;
-/// Room for the host in a name, before the port.
+/// Maximum length of the host in a name, before the port.
 const MAX_HOST: usize = 58;
 
 /// The fleets to join.
@@ -55,7 +55,7 @@ pub struct Args {
     pub advertise: Option<SocketAddr>,
 }
 
-/// The fleets to join, checked.
+/// The fleets to join, validated.
 #[derive(Debug, Clone)]
 pub struct Joining {
     balancers: Vec<Uri>,
@@ -66,7 +66,7 @@ pub struct Joining {
 }
 
 impl Joining {
-    /// `None` where there is nothing to join.
+    /// Checks the arguments. `None` if there is nothing to join.
     pub fn new(args: &Args) -> Result<Option<Self>, Error> {
         if args.balancers.is_empty() {
             return Ok(None);
@@ -84,7 +84,7 @@ impl Joining {
         Ok(Some(Self { balancers, token, authorities, name, advertise: args.advertise }))
     }
 
-    /// Joins as a worker that answers at `address`.
+    /// Joins as a worker that listens on `address`.
     pub fn start(self, address: SocketAddr) -> Result<Membership, Error> {
         let port = address.port();
         let member = Member {
@@ -101,7 +101,7 @@ impl Joining {
             .http_status_as_error(false)
             // The token must not pass through a proxy.
             .proxy(None)
-            // A connection that is kept would hold to a process that another one is replacing.
+            // A kept connection would stay with a balancer process that is being replaced.
             .max_idle_connections(0)
             .user_agent(concat!("imagefleet/", env!("CARGO_PKG_VERSION")))
             .build();
@@ -122,18 +122,18 @@ impl Joining {
     }
 }
 
-/// What makes a thread leave, and the thread.
+/// The sender that makes a thread leave, and the thread.
 type Keeper = (Sender<()>, JoinHandle<()>);
 
-/// The fleets that this worker is in, or tries to be in.
+/// The fleets that this worker has joined or is trying to join.
 #[derive(Debug, Default)]
 pub struct Membership {
     threads: Vec<Keeper>,
 }
 
 impl Membership {
-    /// Tells every balancer that this worker leaves; blocks for as long as they take to answer, which is
-    /// bounded, and the file system takes to read the token, which is not.
+    /// Tells every balancer that this worker is leaving. Blocks until they have responded, which is
+    /// bounded, and the token has been read, which is not: the file system may hang.
     pub fn leave(self) {
         let threads: Vec<_> = self.threads.into_iter().map(|(_told, thread)| thread).collect();
         for thread in threads {
@@ -144,7 +144,7 @@ impl Membership {
     }
 }
 
-/// What keeps a worker in the fleet of one balancer.
+/// Keeps this worker in the fleet of one balancer.
 struct Renewal {
     agent: Agent,
     balancer: Uri,
@@ -153,7 +153,7 @@ struct Renewal {
 }
 
 impl Renewal {
-    /// Stays in the fleet until it is `stopped`, and leaves then.
+    /// Renews the membership until it is `stopped`, then leaves.
     fn keep(&self, stopped: &Receiver<()>) {
         let mut trouble = None;
         let mut is_in = false;
@@ -180,8 +180,7 @@ impl Renewal {
                 break;
             }
         }
-        // Even if the last renewal got no answer, the balancer may still have this worker in its
-        // list.
+        // Even if the last renewal got no answer, the balancer may still list this worker.
         if let Err(reason) = self.say(LEAVE)
             && is_in
         {
@@ -194,7 +193,8 @@ impl Renewal {
         serde_json::from_slice(&answer).map_err(|error| format!("the answer is no lease: {error}"))
     }
 
-    /// Tells the balancer who this is. The token is read each time, so that it can be replaced.
+    /// Sends this worker's identity to `path` of the balancer. The token is read each time, so that
+    /// it can be replaced.
     fn say(&self, path: &str) -> Result<Vec<u8>, String> {
         let token = read_token(&self.token).map_err(|error| error.to_string())?;
         let base = self.balancer.to_string();
@@ -215,7 +215,7 @@ impl Renewal {
     }
 }
 
-/// Why a balancer was not reached, and what can be done about it.
+/// Why a balancer could not be reached, and what to do about it.
 fn reason(error: &str) -> String {
     if error.contains("CaUsedAsEndEntity") {
         return "its certificate is an authority's, and no server's: make it with \
@@ -279,7 +279,7 @@ fn host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// What a worker is called that has no name of its own.
+/// The name of a worker that was not given one.
 fn name_of(host: &str, port: u16) -> String {
     let is_allowed =
         |character: char| character.is_ascii_alphanumeric() || ".-_".contains(character);
@@ -334,7 +334,7 @@ mod tests {
         file
     }
 
-    /// Answers requests, one a connection, and tells each: path, token and body.
+    /// Answers one request on a new connection, and returns its path, token and body.
     fn take(listener: &TcpListener, status: &str, answer: &str) -> (String, String, Member) {
         let (stream, _) = listener.accept().expect("a worker");
         let mut stream = BufReader::new(stream);

@@ -1,25 +1,24 @@
-//! How much memory the kernel lets this process take: the limit of its control group, which is how
-//! a container has one. Who takes more than that is killed without a word.
+//! How much memory the kernel allows this process: the limit of its control group, which is how
+//! containers are limited. A process that exceeds it is killed without notice.
 
 use std::fs;
 use std::path::Path;
 
-/// From where on the first version of control groups means that there is no limit.
+/// Values from here on mean "no limit" in version 1 of control groups.
 const NO_LIMIT: u64 = 1 << 60;
 
-/// The smallest limit, in bytes, of the control groups that this process is in; none where none has one.
+/// The smallest limit, in bytes, of the control groups of this process; `None` if there is none.
 pub(crate) fn memory_limit() -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     smallest(&groups, Path::new("/sys/fs/cgroup"))
 }
 
-/// The smallest limit of `groups`, which are as in `/proc/self/cgroup`, under the folder where they
-/// are mounted.
+/// The smallest limit of `groups`, formatted as in `/proc/self/cgroup` and mounted at `mounted`.
 fn smallest(groups: &str, mounted: &Path) -> Option<u64> {
     groups.lines().filter_map(|line| group_limit(line, mounted)).min()
 }
 
-/// The limit of one group, `NUMBER:CONTROLLERS:/PATH`, and of those around it.
+/// The smallest limit of one group, `NUMBER:CONTROLLERS:/PATH`, and of its parents.
 fn group_limit(line: &str, mounted: &Path) -> Option<u64> {
     let mut parts = line.splitn(3, ':').skip(1);
     let (controllers, path) = (parts.next()?, parts.next()?);
@@ -30,7 +29,8 @@ fn group_limit(line: &str, mounted: &Path) -> Option<u64> {
     } else {
         return None;
     };
-    // In a container the path may be that of the host, and only the top be there: its own group.
+    // In a container the path may be that of the host. Then only the top exists, which is the
+    // container's own group.
     let inner = top.join(path.trim_start_matches('/'));
     let around = inner.ancestors().take_while(|folder| folder.starts_with(&top));
     around.filter_map(|folder| limit(&folder.join(file))).min()
@@ -70,7 +70,7 @@ mod tests {
         let root = tempfile::tempdir().expect("made");
         let groups = "9:cpu,cpuacct:/x\n3:memory:/docker/1234\n1:name=systemd:/docker/1234\n";
         assert_eq!(smallest(groups, root.path()), None);
-        // As a container sees it that is in no namespace of groups.
+        // As seen by a container without its own cgroup namespace.
         write(root.path(), "memory/memory.limit_in_bytes", "67108864\n");
         write(root.path(), "cpu,cpuacct/memory.limit_in_bytes", "1\n");
         assert_eq!(smallest(groups, root.path()), Some(64 << 20));

@@ -1,4 +1,4 @@
-//! What the worker counts, and the text that `/metrics` answers.
+//! The worker's metrics, and their text for `/metrics`.
 //!
 //! One [`Metrics`] value is made at start and passed down. Each outcome is counted in exactly one
 //! function: requests where the answer leaves, batches where they run, rejections at the door.
@@ -30,14 +30,14 @@ pub struct Metrics {
     broken_versions: Family<ModelLabels, Gauge>,
 }
 
-/// The handles of one served version, so that a batch looks nothing up.
+/// The handles of one served version, so that a batch needs no lookup.
 #[derive(Debug, Clone)]
 pub struct VersionMetrics {
-    /// Rows that wait now.
+    /// Number of rows waiting.
     pub queue_depth: Gauge,
     /// How long each job waited, in seconds.
     pub queue_delay: Histogram,
-    /// Rows a batch.
+    /// Rows per batch.
     pub batch_size: Histogram,
     /// How long each forward pass took, in seconds.
     pub forward: Histogram,
@@ -48,9 +48,9 @@ pub struct VersionMetrics {
 pub enum Rejection {
     /// The model's queue is full.
     QueueFull,
-    /// Too many bodies in memory at once.
+    /// Too many bodies in memory.
     Memory,
-    /// Too many images wait for decoding.
+    /// Too many images are waiting to be decoded.
     Decode,
     /// The deadline passed while waiting.
     Deadline,
@@ -179,14 +179,14 @@ impl Metrics {
         self.load_failures.get_or_create(&ModelLabels { model: model.to_owned() }).inc();
     }
 
-    /// Says how many of the versions that a model is to serve do not load as they are now. Zero is said too, so
-    /// that a model that never loads is told from one that is not there.
+    /// Sets how many of the versions that a model is to serve do not load in their current state.
+    /// Zero is recorded too, to tell a model that never loads from one that does not exist.
     pub fn broken(&self, model: &str, count: usize) {
         let labels = ModelLabels { model: model.to_owned() };
         self.broken_versions.get_or_create(&labels).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// Says whether a version answers.
+    /// Sets whether a version is ready.
     pub fn ready(&self, model: &str, version: u64, ready: bool) {
         let labels = VersionLabels { model: model.to_owned(), version };
         self.ready.get_or_create(&labels).set(i64::from(ready));
@@ -219,7 +219,7 @@ impl Default for Metrics {
     }
 }
 
-/// 50 us to 26 s, doubling: fine enough for quantiles of both a table lookup and a large photo.
+/// 50 µs to 26 s, doubling: fine enough for quantiles of both a table lookup and a large photo.
 fn durations() -> Histogram {
     Histogram::new(exponential_buckets(50e-6, 2.0, 20))
 }

@@ -1,8 +1,8 @@
-//! A connection that is given up when its client keeps it waiting for too long: with a request head that
-//! it has begun, or by reading nothing of what is written to it.
+//! A connection that is closed when its client keeps it waiting for too long, either in the middle
+//! of a request head or by not reading what is written to it.
 //!
-//! Without this a client that never reads keeps its connection, and the answer that waits for it, for
-//! as long as it likes, and one that sends its head byte by byte as long as an idle connection lives.
+//! Without this, a client that never reads could keep its connection and its pending answer
+//! indefinitely, and one that sends its head byte by byte for as long as an idle connection lives.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -16,20 +16,21 @@ use hyper::body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// Bytes that a client has to read each second, once it has kept writes waiting. The slowest networks that
-/// people have carry as much; a client that reads less keeps the memory of a large answer for hours.
+/// Bytes per second that a client has to read once a write has stalled. Even the slowest networks
+/// in use are this fast; a client that reads less would keep a large answer in memory for hours.
 const MIN_RATE: u32 = 20_000;
 
 /// How long a client may keep a connection waiting.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
-    /// From the first byte of a request head to its last; for a first request, from the connection on.
+    /// From the first byte of a request head to its last; the first head is timed from the start of
+    /// the connection.
     pub head: Duration,
-    /// Without reading anything of what is written to it.
+    /// Without reading anything that is written to it.
     pub write: Duration,
 }
 
-/// The requests of one connection: what comes while none is open belongs to the head of the next.
+/// The requests of one connection. Bytes that arrive while none is open belong to the next head.
 #[derive(Debug, Default)]
 pub struct Exchanges {
     begun: AtomicUsize,
@@ -40,7 +41,7 @@ pub struct Exchanges {
 #[derive(Debug)]
 pub struct Exchange(Arc<Exchanges>);
 
-/// An answer that ends its exchange with its last byte.
+/// The body of an answer, which ends its exchange when it is dropped.
 #[derive(Debug)]
 pub struct TrackedBody<B> {
     body: B,
@@ -48,14 +49,14 @@ pub struct TrackedBody<B> {
 }
 
 impl Exchanges {
-    /// A head is complete.
+    /// Starts an exchange when a request head is complete.
     pub fn begin(self: &Arc<Self>) -> Exchange {
         self.begun.fetch_add(1, Ordering::Relaxed);
         self.open.fetch_add(1, Ordering::Relaxed);
         Exchange(Arc::clone(self))
     }
 
-    /// The number of the head that is expected; `None` while a request is open.
+    /// The number of the next head; `None` while a request is open.
     fn next(&self) -> Option<usize> {
         let is_open = self.open.load(Ordering::Relaxed) > 0;
         (!is_open).then(|| self.begun.load(Ordering::Relaxed))
@@ -63,7 +64,7 @@ impl Exchanges {
 }
 
 impl Exchange {
-    /// Goes on until `body` ends.
+    /// Keeps the exchange open until `body` ends.
     pub fn answered<B>(self, body: B) -> TrackedBody<B> {
         TrackedBody { body, _exchange: self }
     }
@@ -95,7 +96,7 @@ impl<B: HttpBody + Unpin> HttpBody for TrackedBody<B> {
     }
 }
 
-/// A stream with a limit to the patience with its client.
+/// A stream that limits how long its client may keep it waiting.
 #[derive(Debug)]
 pub struct Patient<S> {
     stream: S,
@@ -103,12 +104,12 @@ pub struct Patient<S> {
     exchanges: Arc<Exchanges>,
     /// The head that has begun, by its number.
     head: Option<(usize, Limit)>,
-    /// Set while something waits to be written; what has been read since earns more time, up to that
-    /// of a fresh stall.
+    /// Set while a write is stalled. What the client has read since then earns it more time, up to
+    /// that of a new stall.
     stalled: Option<Limit>,
 }
 
-/// An end of patience, and what wakes the connection then.
+/// A time limit, and the timer that wakes the connection when it is reached.
 #[derive(Debug)]
 struct Limit {
     until: Instant,
@@ -120,7 +121,7 @@ impl Limit {
         Self { until: Instant::now() + time, timer: None }
     }
 
-    /// Ready when the time is over.
+    /// Ready once the time is up.
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let until = self.until;
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(until)));
@@ -142,7 +143,7 @@ impl<S> Patient<S> {
         Self { stream, patience, exchanges, head, stalled: None }
     }
 
-    /// What becomes of a read: bytes may begin a head, and the time for one may be over.
+    /// The outcome of a read: bytes may start a head, and the time for a head may be up.
     fn judge_read(
         &mut self,
         context: &mut Context<'_>,
@@ -166,7 +167,7 @@ impl<S> Patient<S> {
         }
     }
 
-    /// What becomes of a write: counts its progress, or the time without any.
+    /// The outcome of a write: credits its progress, or fails once it has stalled for too long.
     fn judge_write(
         &mut self,
         context: &mut Context<'_>,
@@ -270,7 +271,7 @@ mod tests {
         assert_eq!((error.kind(), begun.elapsed()), (ErrorKind::TimedOut, PATIENCE.write));
     }
 
-    /// Reads a piece every 50 seconds, until nothing comes.
+    /// Reads a piece every 50 seconds until the stream ends.
     async fn read_slowly(mut client: DuplexStream, piece: usize) {
         let mut buffer = vec![0; piece];
         while let Ok(1..) = client.read(&mut buffer).await {
@@ -291,7 +292,7 @@ mod tests {
         }
     }
 
-    /// Sends a byte a second, until the other side has gone.
+    /// Sends a byte per second until the other side has closed.
     async fn trickle(mut client: DuplexStream) {
         while client.write_all(b"x").await.is_ok() {
             sleep(Duration::from_secs(1)).await;
@@ -330,7 +331,7 @@ mod tests {
         let (mut patient, exchanges) = patient(stream);
         client.write_all(b"head").await.unwrap();
         patient.read_exact(&mut [0; 4]).await.unwrap();
-        // The body may take its time, as may the answer and the next request.
+        // The body may be slow, as may the answer and the start of the next request.
         let exchange = exchanges.begin();
         let slow = async {
             sleep(5 * PATIENCE.head).await;

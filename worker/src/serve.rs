@@ -1,7 +1,7 @@
-//! `worker serve`: from arguments to a running server and back to an orderly end.
+//! `worker serve`: from arguments to a running server and on to an orderly shutdown.
 //!
-//! The order of the end matters: readiness fails first, then nothing new is accepted, then open
-//! requests finish or run out of time, and only then do the models go.
+//! The order of the shutdown matters: first readiness fails, then no new connections are accepted,
+//! then open requests finish or run out of time, and only then are the models dropped.
 
 use std::future::Future;
 use std::io::Write;
@@ -23,8 +23,8 @@ use crate::metrics::Metrics;
 use crate::serving::loader::Loader;
 use crate::{Error, connection, signal};
 
-/// A worker that leaves waits no longer for the threads that tell the balancers: a renewal and the leave
-/// take 2 seconds each at most, unless a file system does not answer.
+/// Longest wait for the threads that tell the balancers that this worker is leaving: a renewal and
+/// the leave request take at most 2 seconds each, unless the file system hangs.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs `worker serve` until SIGTERM, SIGINT or, when supervised, the end of stdin.
@@ -48,7 +48,8 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Error> {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.threads.get())
-        // Each core decodes a small picture, one thread a large one, two unpack or parse, four fetch.
+        // One thread per core for small pictures, one for large ones, two that decompress or
+        // parse, four that fetch.
         .max_blocking_threads(config.threads.get() + 7)
         .enable_all()
         .build()?;
@@ -63,12 +64,13 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Error> {
         })
         .await
     });
-    // What blocks now (a picture, an address) is no longer wanted; the process does not wait for it.
+    // Blocking work that is still running (a picture, a lookup) is no longer needed; do not wait.
     runtime.shutdown_background();
     ended
 }
 
-/// Serves on `listener` until `leave` ends; `announce` is called once, when requests are welcome.
+/// Serves on `listener` until `leave` completes; `announce` is called once, when the server is
+/// ready for requests.
 pub async fn serve(
     config: Config,
     listener: TcpListener,
@@ -106,28 +108,28 @@ pub async fn serve(
     let leave = async {
         leave.await;
         app.drain();
-        // Requests are answered until every balancer knows.
+        // Requests are still answered until every balancer has been told.
         fleets.leave().await;
         tracing::info!("draining");
     };
     let ended = until_ended(server.run(listener, leave), announced).await;
     drop(orders);
-    // A loader that hangs in a file does not keep the process.
+    // Detached: a loader that hangs on a file does not keep the process alive.
     drop(thread);
     ended
 }
 
-/// The fleets that this worker joins by itself, once, and leaves.
+/// The fleets that this worker joins once, and leaves.
 #[derive(Debug, Default)]
 struct Fleets(Mutex<Joined>);
 
-/// How far a worker has come with its fleets.
+/// The state of a worker's membership.
 #[derive(Debug, Default)]
 enum Joined {
     #[default]
     NotYet,
     In(Membership),
-    /// For good: a worker that ends joins no more, even if its models are loaded only now.
+    /// Final: a worker that is shutting down never joins, even if its models finish loading.
     Left,
 }
 
@@ -161,7 +163,7 @@ impl Fleets {
     }
 }
 
-/// Runs the server to its end, which a first look at the models that never ends does not put off.
+/// Runs the server to its end, even if the first scan of the models never completes.
 async fn until_ended(
     server: impl Future<Output = Result<(), Error>>,
     announced: impl Future<Output = Result<(), Error>>,
@@ -175,7 +177,7 @@ async fn until_ended(
     server.await
 }
 
-/// Keeps candle and everything else that computes in parallel on the cores we were given.
+/// Limits candle and everything else that computes in parallel to the configured number of cores.
 fn bound_compute_threads(config: &Config) {
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(config.threads.get())
@@ -213,7 +215,7 @@ mod tests {
         fleets.leave().await;
         assert!(fleets.are_left());
         fleets.join(joining, ([127, 0, 0, 1], 1).into()).unwrap();
-        // What has joined would say now that it leaves.
+        // Had it joined, it would now send a leave request.
         fleets.leave().await;
         assert_eq!(balancer.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
     }

@@ -1,4 +1,4 @@
-//! Signals to the process: stop, or scan the models again.
+//! Signals to the process: shut down, or rescan the models.
 
 use std::future::Future;
 use std::io::Read;
@@ -10,9 +10,9 @@ use tokio::task::JoinSet;
 
 use crate::serving::loader::Order;
 
-/// Ends when the process should leave: at SIGTERM, and at SIGINT or, when supervised, at the end of
-/// stdin. A supervised worker ignores SIGINT: Ctrl-C reaches the whole group, and the supervisor
-/// decides when its workers go.
+/// Completes when the process should shut down: on SIGTERM, and on SIGINT or, when supervised, at
+/// the end of stdin. A supervised worker ignores SIGINT: Ctrl-C reaches the whole process group,
+/// and the supervisor decides when its workers stop.
 pub fn leave(supervised: bool) -> std::io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -32,7 +32,7 @@ pub fn leave(supervised: bool) -> std::io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// Passes SIGHUP on as [`Order::Rescan`] while the returned set lives.
+/// Forwards SIGHUP as [`Order::Rescan`] while the returned set is alive.
 pub fn rescan_on_hangup(orders: Sender<Order>) -> std::io::Result<JoinSet<()>> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut tasks = JoinSet::new();
@@ -42,8 +42,8 @@ pub fn rescan_on_hangup(orders: Sender<Order>) -> std::io::Result<JoinSet<()>> {
     Ok(tasks)
 }
 
-/// Resolves when stdin is closed. The thread blocks in `read` and ends with
-/// the process; tokio's own stdin would hold up the end of the runtime.
+/// Resolves when stdin is closed. The thread blocks in `read` and ends with the process; tokio's
+/// own stdin would delay the shutdown of the runtime.
 fn stdin_end() -> std::io::Result<oneshot::Receiver<()>> {
     let (ended, end) = oneshot::channel();
     std::thread::Builder::new().name("stdin".to_owned()).spawn(move || {

@@ -1,7 +1,7 @@
-//! Files made to break decoders: cut off, damaged, random after the first bytes, lying about their
-//! size. Whatever comes in, decoding ends soon, without a panic, in bounded memory.
+//! Files made to break decoders: truncated, damaged, random after the first bytes, or with a wrong
+//! size. Decoding always ends soon, without a panic, in bounded memory.
 //!
-//! One test, so that the memory that it looks at is its own.
+//! A single test, so that the memory it measures is its own.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
@@ -17,7 +17,7 @@ use worker::preprocess::{Limits, decode, decode_for, prepare};
 use worker::repository::{Filter, Input, Resize};
 
 const LIMITS: Limits = Limits { max_pixels: 4_000_000, max_bytes: 24 << 20 };
-/// What a decoder may take beyond its allowance: the pixels turned, buffers, the allocator's slack.
+/// Memory that a decoder may take beyond its limit: a rotated copy, buffers, the allocator's slack.
 const SLACK: u64 = 64 << 20;
 /// Far beyond what a busy machine needs, far below what a bomb takes.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -1,5 +1,5 @@
-//! What a request of any protocol takes at its worst, in memory and in time, is a few times its body, and
-//! nothing of it stays.
+//! A request of any protocol takes, at worst, memory and time proportional to its body, and none of
+//! the memory stays in use.
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
@@ -25,13 +25,13 @@ use worker::serving::Served;
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
 
-/// What the smallest request may take, and each byte of a larger one.
+/// Memory that the smallest request may take, and each byte of a larger one.
 const LEAST: usize = 32 << 20;
 const TIMES: usize = 40;
-/// The time that the smallest request may take, and each byte of a larger one.
+/// Time that the smallest request may take, and each byte of a larger one.
 const SOON: Duration = Duration::from_secs(1);
 const A_BYTE: Duration = Duration::from_nanos(100);
-/// How much slower code is that is hardly optimised.
+/// How much slower the code may be, as it is hardly optimised.
 const SLOWER: u32 = 4;
 
 /// A request: path, the header it needs, and its body.
@@ -48,14 +48,14 @@ fn asked(path: &'static str, (name, value): (&'static str, &str), body: Vec<u8>)
     Asked { path, header: (name, value.to_owned()), body }
 }
 
-/// A piece of JSON, repeated to some size between a beginning and an end.
+/// A piece of JSON between a beginning and an end, repeated to fill some size.
 fn repeated(parts: [&str; 3], size: usize) -> Vec<u8> {
     let [begin, piece, end] = parts;
     let times = size.saturating_sub(begin.len() + end.len()) / piece.len();
     [begin, &piece.repeat(times), end].concat().into_bytes()
 }
 
-/// What grows most when it is read, in the JSON of both protocols.
+/// JSON that grows the most when it is parsed, for both protocols.
 const TF: [[&str; 3]; 10] = [
     [r#"{"instances": ["#, "1,", "1]}"],
     [r#"{"inputs": ["#, "1,", "1]}"],
@@ -85,7 +85,7 @@ fn json(shapes: &'static [[&'static str; 3]], path: &'static str) -> impl Strate
         .prop_map(move |(parts, size)| asked(path, PLAIN, repeated(parts, size)))
 }
 
-/// Many members, and many examples or rows that each of them might be looked for in.
+/// Many members, and many examples or rows in which each might be looked up.
 fn members() -> impl Strategy<Value = Asked> {
     let shapes = [
         ("/v1/models/houses:regress", r#"{"context": {"#, r#""size":1}, "examples": ["#, "{}"),
@@ -114,7 +114,7 @@ fn members() -> impl Strategy<Value = Asked> {
     })
 }
 
-/// Binary tensors of any size, announced truly or not.
+/// Binary tensors of any size, with a correct or a wrong size announced.
 fn binary() -> impl Strategy<Value = Asked> {
     (0usize..200_000, any::<bool>(), 0usize..300_000).prop_map(|(rows, honest, other)| {
         let announced = if honest { rows } else { other };
@@ -128,7 +128,7 @@ fn binary() -> impl Strategy<Value = Asked> {
     })
 }
 
-/// Forms of many parts, of one large one, and of what is no form.
+/// Forms with many parts, with one large part, and malformed ones.
 fn form() -> impl Strategy<Value = Asked> {
     let part = "--xx\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\nb\r\n";
     let image = "--xx\r\nContent-Disposition: form-data; name=\"image\"\r\n\r\n";
@@ -147,7 +147,7 @@ fn form() -> impl Strategy<Value = Asked> {
     })
 }
 
-/// What packs well, unpacked to as much as a body may have and to more.
+/// Bodies that compress well, and decompress to sizes within the limit and beyond.
 fn packed() -> impl Strategy<Value = Asked> {
     (prop::sample::select(&TF[..]), 0usize..4 << 20).prop_map(|(parts, size)| {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -175,7 +175,7 @@ fn picture(path: &'static str) -> impl Strategy<Value = Asked> {
     })
 }
 
-/// Many images of a few bytes, which are as large as one of a photo may be.
+/// Many images of a few bytes each, with as many pixels as a photo may have.
 fn flat_pictures() -> impl Strategy<Value = Asked> {
     (1u32..2200, 0usize..3000).prop_map(|(side, rows)| {
         let size = ((side - 1) | (side - 1) << 14).to_le_bytes();
@@ -189,7 +189,7 @@ fn flat_pictures() -> impl Strategy<Value = Asked> {
     })
 }
 
-/// Processor time that a model of a few microseconds takes for so many rows, two in a batch.
+/// CPU time that a model of a few microseconds takes for `rows` rows, in batches of two.
 fn time_of_rows(runtime: &Runtime, served: &Served, rows: usize) -> Duration {
     let once = || {
         let features = vec![0.0; rows * 28 * 28];
@@ -202,7 +202,7 @@ fn time_of_rows(runtime: &Runtime, served: &Served, rows: usize) -> Duration {
     (0..3).map(|_| once()).min().unwrap()
 }
 
-/// Processor time of the whole process, which does not pass while others run.
+/// CPU time of this process, which does not advance while other processes run.
 fn time_of_process() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap()
 }
@@ -260,10 +260,10 @@ fn no_request_takes_many_times_its_body_nor_long_and_nothing_of_it_stays() {
     });
     outcome.unwrap();
     assert_eq!(runtime.block_on(pixel()).status, 200);
-    // Buffers of threads that have worked once stay, and nothing that grows.
+    // The buffers that threads have allocated once remain, but nothing that grows.
     let stays = MEMORY.current_usage().saturating_sub(at_first);
     assert!(stays < 4 << 20, "{stays} bytes stay");
-    // Each batch takes its own rows and does not move all that are left.
+    // Each batch takes only its own rows, without moving all the remaining ones.
     let [few, many] = [500, 4000].map(|rows| time_of_rows(&runtime, &rows_of_digits, rows));
     assert!(many < 24 * few, "8 times the rows: {few:?} and {many:?}");
     runtime.block_on(worker.stop());

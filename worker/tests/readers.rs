@@ -1,4 +1,4 @@
-//! Bodies and files that are almost right, read as the fuzz targets read any bytes.
+//! Bodies and files that are almost valid, read as the fuzz targets read any bytes.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
@@ -44,7 +44,7 @@ impl Edit {
     }
 }
 
-/// Some of `seeds`, with some of `pieces` or any bytes in the place of others.
+/// One of `seeds`, in which some bytes are replaced by one of `pieces` or by any bytes.
 fn edited(seeds: Vec<Vec<u8>>, pieces: &'static [&'static str]) -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         3 => select(pieces).prop_map(|piece| piece.as_bytes().to_vec()),
@@ -62,7 +62,7 @@ fn edited(seeds: Vec<Vec<u8>>, pieces: &'static [&'static str]) -> impl Strategy
     })
 }
 
-/// What a fuzz target begins with.
+/// The seeds of a fuzz target.
 fn seeds_of(target: &str) -> Vec<Vec<u8>> {
     files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds").join(target))
 }
@@ -193,7 +193,7 @@ const SQL_PIECES: &[&str] = &[
     "x'00'",
 ];
 
-/// A packing's name and a body in it.
+/// The name of a content coding, and a body in it.
 type Packed = (&'static str, Vec<u8>);
 
 fn packed(plain: &[u8]) -> [Packed; 3] {
@@ -204,7 +204,7 @@ fn packed(plain: &[u8]) -> [Packed; 3] {
     [("", plain.to_vec()), ("gzip", gzip.finish().unwrap()), ("deflate", deflate.finish().unwrap())]
 }
 
-/// The library that reads TIFF reserves memory for as many values as an entry announces.
+/// The TIFF library reserves memory for as many values as an entry announces.
 #[test]
 fn a_tiff_announces_no_more_values_than_it_has_bytes() {
     let mut entries = 0;
@@ -273,13 +273,13 @@ proptest! {
     }
 }
 
-/// A text as a pickle holds it.
+/// A string in the format of a pickle.
 fn text(text: &str) -> Vec<u8> {
     let length = u32::try_from(text.len()).unwrap().to_le_bytes();
     [b"X", &length[..], text.as_bytes()].concat()
 }
 
-/// An archive as `torch.save` writes it, of nothing but its pickle.
+/// An archive as written by `torch.save`, with nothing but its pickle.
 fn archive(pickle: &[u8]) -> Vec<u8> {
     let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
     let stored =
@@ -289,7 +289,7 @@ fn archive(pickle: &[u8]) -> Vec<u8> {
     archive.finish().unwrap().into_inner()
 }
 
-/// A pickle takes up what it has made as often as it likes.
+/// A pickle can refer to an object that it has built any number of times.
 #[test]
 fn what_a_checkpoint_shares_is_not_copied_for_each_that_shares_it() {
     const SHARERS: u32 = 300;
@@ -318,7 +318,7 @@ fn segment(marker: u8, content: &[u8]) -> Vec<u8> {
     [&[0xFF, marker], &length.to_be_bytes()[..], content].concat()
 }
 
-/// A code of one symbol, which is a zero bit.
+/// A Huffman code with a single symbol, encoded as a zero bit.
 fn code(place: u8, symbol: u8) -> Vec<u8> {
     let mut table = vec![place, 1];
     table.extend([0; 15]);
@@ -332,7 +332,7 @@ fn a_progressive_photo_of_a_hundred_empty_scans() {
     let blocks = usize::from(SIDE.div_ceil(8)).pow(2);
     let side = SIDE.to_be_bytes();
     let frame = [&[8], &side[..], &side, &[1, 1, 0x11, 0]].concat();
-    // The end of up to 32,767 blocks: a bit, and 14 that say of how many.
+    // An end-of-band run of up to 32,767 blocks: one bit, and 14 that give the number.
     let mut bytes = [
         b"\xFF\xD8".to_vec(),
         segment(0xDB, &[&[0][..], &[1; 64]].concat()),
@@ -347,7 +347,7 @@ fn a_progressive_photo_of_a_hundred_empty_scans() {
         for bit in (0..14).rev() {
             let before = if bit == 13 { 0 } else { bit + 1 };
             bytes.extend(segment(0xDA, &[1, 1, 0, place, place, before << 4 | bit]));
-            // All of them 15 bits long: 0, and as many blocks as there can be.
+            // Each is 15 bits long: 0, and the highest number of blocks.
             let ends = blocks.div_ceil(32_767);
             let bits = std::iter::repeat_n([false].into_iter().chain([true; 14]), ends).flatten();
             let mut packed: Vec<bool> = bits.collect();
@@ -385,7 +385,7 @@ fn a_tiff_of_strips_that_are_all_the_same_photo_behind_many_segments() {
         (278, 1, 1),
         (273, STRIPS, strips_at),
     ];
-    // The strips last, behind entries that mean nothing.
+    // The strips come last, after entries without a meaning.
     for number in 0..ENTRIES {
         let at = (usize::from(number) + known.len()).checked_sub(usize::from(ENTRIES));
         let (tag, count, value) = at.map_or((60_000, 1, 0), |at| known[at]);
@@ -398,8 +398,8 @@ fn a_tiff_of_strips_that_are_all_the_same_photo_behind_many_segments() {
     judge::picture(&bytes);
 }
 
-/// A client chooses how many members its objects have, how many of them there are, and the model has its
-/// columns: no two of these may be multiplied.
+/// A client chooses the number of objects and of their members, and the model has a number of
+/// columns: the work must not be a product of any two of these.
 #[test]
 fn members_are_looked_up_once_however_many_examples_and_columns_there_are() {
     let junk = r#""":0,"#.repeat(100_000);

@@ -1,8 +1,8 @@
-//! The connections of operators: so many at a time, and none of them holds the door.
+//! The connections of operators: limited in number, and none can lock the others out.
 //!
-//! When there are too many, the one that has asked for nothing for the longest time is closed, so
-//! that each operator is served whatever the others do. While another process has the socket,
-//! nothing is accepted here; what was asked before is still answered.
+//! When there are too many, the one that has been without a request for the longest time is closed,
+//! so each operator is served regardless of the others. While another process has the socket,
+//! nothing is accepted here; pending requests are still answered.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -24,13 +24,13 @@ use tokio::task::{AbortHandle, JoinSet};
 use crate::server::linger::see_off;
 use crate::shared::Shared;
 
-/// Operators' connections at a time.
+/// Maximum number of concurrent operator connections.
 const MAX: usize = 64;
-/// Time for a head to arrive, and for which a connection may be idle.
+/// Time limit for a head to arrive, and for an idle connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for the first request of a connection that was accepted just before the port was lent.
 const FIRST_REQUEST: Duration = Duration::from_secs(1);
-/// Pause after the system refused a connection, so that the loop does not spin.
+/// Pause after the system failed to accept a connection, so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Answers a request that was sent to this address.
@@ -40,23 +40,23 @@ pub(super) type Responder =
 /// One operator's connection.
 struct Connection {
     task: AbortHandle,
-    /// When it was used last, on the clock of [`Connections::uses`].
+    /// When it was last used, on the clock of [`Connections::uses`].
     last_use: Arc<AtomicU64>,
 }
 
-/// The operators' connections that are open.
+/// The open connections of operators.
 struct Connections {
     shared: Arc<Shared>,
     answer: Responder,
-    /// Whether another process serves operators, to which they then connect.
+    /// Whether another process serves operators; new connections then go to it.
     lent: watch::Receiver<bool>,
     tasks: JoinSet<()>,
     open: Vec<Connection>,
-    /// Counts connections and requests: a clock that tells which was used last.
+    /// Counts connections and requests: a logical clock for the order of uses.
     uses: Arc<AtomicU64>,
 }
 
-/// Serves forever, except while `lent` is true; `pause` tells that nothing is accepted.
+/// Serves forever, except while `lent` is true; `pause` reports that nothing is accepted.
 pub(super) async fn serve(
     shared: Arc<Shared>,
     listener: TcpListener,
@@ -117,7 +117,8 @@ impl Connections {
             asked.notify_one();
             last_use.store(uses.fetch_add(1, Relaxed), Relaxed);
             let mut response = answer(&shared, &request, local);
-            // The next request is another process's; or it cannot be told where it begins, because bodies are not read.
+            // The next request belongs to another process, or its start is unknown, because bodies
+            // are not read.
             if *lent.borrow() || !request.body().is_end_stream() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
@@ -151,8 +152,8 @@ impl Connections {
     }
 }
 
-/// Ends when a connection is to be closed after the answer that is on its way: the operator then connects to
-/// the process to which the port was lent. One that has `asked` for nothing may have a request on the way.
+/// Completes when a connection is to be closed after its current answer: the operator then
+/// connects to the process that has the port. If nothing was `asked` yet, a request may be coming.
 async fn leave(mut lent: watch::Receiver<bool>, asked: Arc<Notify>) {
     if lent.wait_for(|is_lent| *is_lent).await.is_err() {
         return std::future::pending().await;

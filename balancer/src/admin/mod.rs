@@ -1,9 +1,9 @@
 //! The port for operators: metrics, the state of the fleet, and verbs that change it.
 //!
-//! It listens on the loopback interface unless told otherwise and carries no client traffic, so it
-//! is served by the control runtime. Every verb is a POST and answers with the fleet as it then is.
-//! Who may ask for what is decided by [`crate::permission`], before anything else; only health is
-//! open to every client, because the public port tells it too.
+//! It listens on the loopback interface by default and carries no client traffic, so it is served
+//! by the control runtime. Every verb is a POST and returns the resulting state of the fleet.
+//! [`crate::permission`] decides who may request what, before anything else; only health is open to
+//! every client, because the public port reports it too.
 
 mod connections;
 mod report;
@@ -33,8 +33,8 @@ use crate::shared::Shared;
 
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
-/// Serves the admin port forever, except while `lent` is true: then another process does, and `pause`
-/// tells that this one accepts nothing.
+/// Serves the admin port forever, except while `lent` is true: then another process does, and
+/// `pause` reports that this one accepts nothing.
 pub async fn run(
     shared: Arc<Shared>,
     listener: TcpListener,
@@ -126,7 +126,7 @@ fn respond_to(shared: &Arc<Shared>, request: &Request<Incoming>) -> Response<Ful
             ),
         },
         (&Method::POST, _) => match verbs::change(shared, path, request.uri().query()) {
-            // To a page without scripts.
+            // The client is a page without scripts.
             Ok(()) if headers::wants_page(request.headers()) => to_fleet(),
             Ok(()) => fleet_response(shared, None),
             Err((status, text)) => fail(status, &text),
@@ -135,7 +135,7 @@ fn respond_to(shared: &Arc<Shared>, request: &Request<Incoming>) -> Response<Ful
     }
 }
 
-/// For the address alone, without a path.
+/// Redirects to the fleet, for a request without a path.
 fn to_fleet() -> Response<Full<Bytes>> {
     let mut response =
         respond(StatusCode::SEE_OTHER, "text/plain", "the fleet is at /fleet\n".into());
@@ -149,19 +149,19 @@ fn not_allowed(text: &str, allow: &'static str) -> Response<Full<Bytes>> {
     response
 }
 
-/// Health, and which process answers: two that share their addresses for a while can be told apart.
+/// Health, and the id of the process: it distinguishes two that share their addresses for a while.
 fn health(shared: &Shared, is_well: bool) -> Response<Full<Bytes>> {
     let status = if is_well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let health = json!({ "live": true, "ready": shared.is_ready(), "pid": std::process::id() });
     respond(status, "application/json", format!("{health}\n"))
 }
 
-/// The fleet for people.
+/// The fleet as a page, for people.
 fn page(shared: &Shared, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let reader = Reader::new(request.uri(), request.headers(), None);
     let page = shared.pages.fleet(&reader, report::fleet(shared, false));
     let mut response = page::respond(page, &reader).map(Full::new);
-    // The verbs of a page without scripts must say where they come from.
+    // The forms of a page without scripts must send their origin.
     let policy = HeaderValue::from_static("same-origin");
     response.headers_mut().insert(REFERRER_POLICY, policy);
     response
@@ -174,7 +174,7 @@ fn fleet_response(shared: &Shared, query: Option<&str>) -> Response<Full<Bytes>>
     respond(StatusCode::OK, "application/json", text)
 }
 
-/// Where Prometheus finds the workers, in the form of its `http_sd_configs`.
+/// The addresses of the workers for Prometheus, in the format of its `http_sd_configs`.
 fn targets(shared: &Shared) -> Response<Full<Bytes>> {
     respond(StatusCode::OK, "application/json", format!("{}\n", report::targets(shared)))
 }

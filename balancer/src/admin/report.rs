@@ -14,7 +14,7 @@ use crate::shared::Shared;
 use crate::supervisor::Elasticity;
 use crate::traffic::Flag;
 
-/// Everything, with the curves of the last minutes or without.
+/// The whole report, optionally with the curves of the last minutes.
 pub(super) fn fleet(shared: &Shared, has_history: bool) -> Value {
     let snapshot = shared.fleet.pool.snapshot();
     let now = Instant::now();
@@ -85,7 +85,7 @@ pub(super) fn targets(shared: &Shared) -> Value {
     snapshot.all().iter().map(target).collect()
 }
 
-/// Requests so far, by what became of them.
+/// Requests so far, by outcome.
 fn outcomes(shared: &Shared) -> Value {
     let count = |flag: Flag| (flag.as_str().to_owned(), shared.traffic.count(flag).into());
     Value::Object(Flag::ALL.map(count).into_iter().collect())

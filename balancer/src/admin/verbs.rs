@@ -1,4 +1,4 @@
-//! The verbs of operators: what changes the fleet.
+//! The verbs of operators, which change the fleet.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::log::changes::tell;
 use crate::shared::Shared;
 use crate::supervisor::Kill;
 
-/// Why nothing was changed.
+/// Status and message of a verb that changed nothing.
 pub(super) type Refusal = (StatusCode, String);
 
 /// `POST /fleet/policy?name=p2c`, `/fleet/NAME/drain`, `/fleet/NAME/undrain`,
@@ -46,7 +46,7 @@ pub(super) fn change(shared: &Shared, path: &str, query: Option<&str>) -> Result
     Ok(())
 }
 
-/// For a lesson: what clients notice of a worker that crashes.
+/// For lessons: shows what clients notice when a worker crashes.
 fn kill(shared: &Shared, name: &str) -> Result<(), Refusal> {
     let Some(supervisor) = shared.lessons() else {
         let text = "workers are killed only with --spawn and --lessons";

@@ -9,7 +9,7 @@ use wire::address::{self, AddressError};
 pub(super) const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 5000);
 /// The default address for operators.
 pub(super) const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9900);
-/// Where name servers answer.
+/// The standard port of name servers.
 const DNS_PORT: u16 = 53;
 
 pub(super) fn listen(text: &str) -> Result<SocketAddr, AddressError> {

@@ -1,4 +1,4 @@
-//! What users write, and what becomes of it.
+//! Settings as users write them, and the resulting configuration.
 
 use clap::{CommandFactory, Parser};
 use proptest::prelude::*;
@@ -44,7 +44,7 @@ fn every_flag_has_its_environment_variable_and_its_key() {
             continue;
         }
         let variable = match flag {
-            // Named by the platforms that set it.
+            // Platforms set it under this name.
             "port" => "PORT".to_owned(),
             flag => format!("BALANCER_{}", flag.to_uppercase().replace('-', "_")),
         };
@@ -274,7 +274,7 @@ fn every_limit_has_a_limit_that_is_named() {
         let flag = format!("--{name}");
         let error = config(&["--worker", "127.0.0.1:1", "--worker-bin", "/bin/true", &flag, value]);
         let error = match error {
-            // More bytes than that are fine.
+            // A larger value is fine.
             Ok(_) if name == "max-bodies-bytes" => continue,
             Ok(_) if name == "worker-threads" => continue,
             other => other.expect_err(name).to_string(),
@@ -310,7 +310,7 @@ fn log_filters_that_say_nothing_are_refused() {
     assert!(config(&["--worker", "127.0.0.1:1", "--log", "warn,balancer=debug"]).is_ok());
 }
 
-/// Settings of every size, the impossible ones included.
+/// Settings of every size, including impossible ones.
 fn any_settings() -> impl Strategy<Value = Settings> {
     let durations = proptest::collection::vec(
         proptest::option::of(prop_oneof![
@@ -361,7 +361,7 @@ fn any_settings() -> impl Strategy<Value = Settings> {
 }
 
 proptest! {
-    /// What later code does with them cannot overflow.
+    /// Accepted settings cannot overflow in later computations.
     #[test]
     fn any_settings_are_refused_or_can_be_worked_with(settings in any_settings()) {
         let Ok(config) = Config::try_new(&settings) else { return Ok(()) };

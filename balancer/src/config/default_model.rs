@@ -1,17 +1,17 @@
-//! The model of requests that name none, where an operator has fixed it.
+//! The model of requests that do not name one, if an operator has set it.
 //!
-//! A worker has a rule of its own for such requests, so it is told: the balancer names the model in the
-//! query of what it sends.
+//! A worker has its own rule for such requests, so it must be told: the balancer adds the model to
+//! the query of the forwarded request.
 
 use std::fmt::{Display, Formatter, Result};
 
 use super::ConfigError;
 
-/// A model that requests are for which name none.
+/// The model used for requests that do not name one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DefaultModel {
     name: Box<str>,
-    /// As a pair of a query.
+    /// As a `key=value` pair of a query.
     pair: Box<str>,
 }
 
@@ -30,7 +30,7 @@ impl DefaultModel {
         &self.name
     }
 
-    /// A path and query, with the model in its query.
+    /// A path and query with the model added to the query.
     pub fn name_in(&self, target: &str) -> String {
         let sign = if target.contains('?') { '&' } else { '?' };
         format!("{target}{sign}{}", self.pair)

@@ -1,5 +1,5 @@
-//! The configuration in effect, as it is logged at the start: the names of the flags, the values as they
-//! would be written.
+//! The effective configuration as it is logged at startup: flag names, and values as a user would
+//! write them.
 
 use std::fmt::{Display, Formatter, Result};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::permission::Permission;
 
 impl Display for Config {
     fn fmt(&self, out: &mut Formatter<'_>) -> Result {
-        // Taken apart without `..`, so that no setting is forgotten here.
+        // Destructured without `..`, so that no setting is forgotten here.
         let Self {
             listen,
             admin,
@@ -117,7 +117,7 @@ fn time_text(time: Duration) -> String {
     humantime::format_duration(time).to_string().replace(' ', "")
 }
 
-/// The word for one of several values.
+/// The name of an enumerated value.
 fn word(value: &impl ValueEnum) -> String {
     value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }

@@ -1,7 +1,7 @@
-//! Values that are checked against what the program can work with.
+//! Checks values against what the program can work with.
 //!
-//! A clock cannot add every duration and a counter cannot hold every number; what is beyond is
-//! refused at the start, by name and with the limit, and not found out by a request.
+//! A clock cannot add every duration and a counter cannot represent every number. Values out of
+//! range are rejected at startup, by name and with the limit, rather than failing in a request.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use super::ConfigError;
 
-/// A longer time counts as no limit.
+/// The longest time that can be set: a year is no limit in practice.
 pub(super) const FOREVER: Duration = Duration::from_hours(24 * 365);
 
-/// A duration above zero; without a value, this many seconds.
+/// A duration above zero; `default` is in seconds.
 pub(super) fn positive(
     name: &str,
     value: Option<Duration>,
@@ -24,7 +24,7 @@ pub(super) fn positive(
     at_most(name, value, default)
 }
 
-/// A duration that a clock can hold; without a value, this many seconds.
+/// A duration that a clock can represent; `default` is in seconds.
 pub(super) fn at_most(
     name: &str,
     value: Option<Duration>,

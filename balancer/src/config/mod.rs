@@ -1,8 +1,8 @@
 //! From flags, environment and file to one validated [`Config`].
 //!
-//! [`Settings`] is what a user wrote, every field optional; flags and environment win over the
-//! file, the file over the defaults. [`Config`] is what the program uses: once it exists, nothing
-//! later can fail on configuration. Errors name the rule and how to follow it.
+//! [`Settings`] is what a user wrote, with every field optional; flags and environment override the
+//! file, and the file overrides the defaults. [`Config`] is what the program uses: once it exists,
+//! nothing can fail because of the configuration. Errors name the rule and how to follow it.
 
 mod addresses;
 mod default_model;
@@ -32,14 +32,14 @@ use crate::joins::Joins;
 use crate::permission::{Permission, TokenFile};
 use crate::tls::{Files, Tls};
 
-/// More than any machine or request needs; what is beyond is a mistake, or would not fit a counter.
+/// More than any machine or request needs; larger values are mistakes, or would not fit a counter.
 const MAX_THREADS: usize = 1024;
 const MAX_CLIENTS: usize = 10_000_000;
 const MAX_BODY: usize = 1 << 30;
 const MAX_BODIES: usize = 1 << 40;
 const MAX_QUEUE: usize = 1_000_000;
 const MAX_IN_FLIGHT: u32 = 1_000_000;
-/// Crates whose log lines can be asked for.
+/// Crates whose log lines can be enabled.
 const LOG_TARGETS: [&str; 7] =
     ["balancer", "hyper", "hyper_util", "h2", "hickory_net", "hickory_proto", "hickory_resolver"];
 
@@ -62,22 +62,22 @@ pub struct Timeouts {
     pub drain: Duration,
 }
 
-/// How much of everything is allowed.
+/// Limits on sizes and counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
     /// Bytes of one request body.
     pub body: usize,
-    /// Bytes of all request bodies that are held at a time.
+    /// Bytes of all request bodies that are in memory at the same time.
     pub bodies: usize,
-    /// Bytes of all answers that wait for their clients.
+    /// Bytes of all answers that wait to be read by their clients.
     pub answers: usize,
-    /// Client connections that may be open.
+    /// Open client connections.
     pub connections: usize,
     /// Client connections from one address; 0 for no limit.
     pub connections_per_ip: usize,
     /// Requests that wait for an endpoint.
     pub queue: usize,
-    /// Requests in flight on one endpoint; 0 to learn it from the worker.
+    /// Requests in flight per endpoint; 0 to use the worker's own limit.
     pub in_flight: u32,
     /// Minimum average rate of a request body, in bytes per second.
     pub body_rate: usize,
@@ -86,11 +86,11 @@ pub struct Bounds {
 /// How endpoints are probed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probing {
-    /// What is asked; empty for no probes at all.
+    /// Path that probes request; empty to disable probes.
     pub path: String,
     /// Time between two probes.
     pub interval: Duration,
-    /// Time for an answer.
+    /// Time limit for an answer.
     pub timeout: Duration,
 }
 
@@ -148,17 +148,17 @@ pub struct Config {
     pub admin: SocketAddr,
     /// Where endpoints come from, in the order of the list.
     pub sources: Vec<Source>,
-    /// Workers that have joined by themselves, where they may.
+    /// Workers that joined by themselves, if that is allowed.
     pub joins: Option<Arc<Joins>>,
     /// Local workers to start and keep alive, if any.
     pub spawn: Option<Spawn>,
-    /// The model of requests that name none; the fleet's own choice without one.
+    /// The model of requests that do not name one; `None` leaves the choice to the fleet.
     pub default_model: Option<DefaultModel>,
-    /// Which endpoint takes a request.
+    /// How an endpoint is chosen for a request.
     pub policy: Kind,
-    /// The header whose value is the key of the hash policy; the body without one.
+    /// The header whose value is the key of the hash policy; `None` to hash the body.
     pub hash_header: Option<http::HeaderName>,
-    /// Threads that carry requests.
+    /// Threads that handle requests.
     pub threads: usize,
     /// Time limits of requests and connections.
     pub timeouts: Timeouts,
@@ -174,17 +174,17 @@ pub struct Config {
     pub hedge: bool,
     /// File and format of the access log; `None` writes none.
     pub access_log: Option<(PathBuf, LogFormat)>,
-    /// Proxies whose `X-Forwarded-*` fields are believed.
+    /// Proxies whose `X-Forwarded-*` fields are trusted.
     pub trusted_proxies: Vec<Network>,
-    /// Clients that may load and unload models; empty if knowing the token is enough.
+    /// Clients that may load and unload models; empty if the token is sufficient.
     pub model_control_from: Vec<Network>,
-    /// How requests of operators are recognised.
+    /// How requests of operators are authorised.
     pub permission: Permission,
-    /// Whether they begin each connection with a PROXY protocol header.
+    /// Whether trusted proxies begin each connection with a PROXY protocol header.
     pub proxy_protocol: bool,
     /// The certificate, if clients connect over TLS.
     pub tls: Option<Arc<Tls>>,
-    /// The server to ask for names; `None` for the system's name servers.
+    /// The name server to use; `None` for those of the system.
     pub dns_server: Option<SocketAddr>,
     /// Whether clients without TLS may speak HTTP/2.
     pub h2c: bool,
@@ -196,12 +196,12 @@ pub struct Config {
     pub log: String,
     /// The format of the event log.
     pub log_format: EventFormat,
-    /// Settings by deprecated names, each with its replacement.
+    /// Advice for each setting given by a deprecated name, naming its replacement.
     pub deprecated: Vec<&'static str>,
 }
 
 impl Config {
-    /// Reads the file that `cli` names, if any, and checks everything.
+    /// Reads the file that `settings` name, if any, and checks everything.
     pub fn load(settings: Settings) -> Result<Self, ConfigError> {
         Self::try_new(&settings.with_file()?)
     }
@@ -265,7 +265,7 @@ impl Config {
     }
 }
 
-/// Only this machine, if no network is named and there is no token.
+/// Only this machine, if no network is given and there is no token.
 fn model_control_from(settings: &Settings) -> Vec<Network> {
     let named = [settings.model_control_from.as_slice(), &settings.orders_from].concat();
     if named.is_empty() && settings.admin_token_file.is_none() {
@@ -279,7 +279,7 @@ fn deprecated(settings: &Settings) -> Vec<&'static str> {
     if settings.orders_from.is_empty() { Vec::new() } else { vec![advice] }
 }
 
-/// Workers may join only if they know a token.
+/// Workers may join only with a token.
 fn joins(settings: &Settings) -> Result<Option<Arc<Joins>>, ConfigError> {
     match (settings.accept_joins.unwrap_or_default(), &settings.join_token_file) {
         (false, None) => Ok(None),
@@ -359,7 +359,7 @@ fn bounds(settings: &Settings, threads: usize) -> Result<Bounds, ConfigError> {
     })
 }
 
-/// As many client connections as are wanted, if there are descriptors for them.
+/// The limit on client connections, if there are enough descriptors for it.
 fn connections(wanted: Option<usize>, threads: usize) -> Result<usize, ConfigError> {
     let limit = descriptors::raise();
     let fitting = descriptors::clients(limit, threads);
@@ -381,8 +381,8 @@ fn threads(settings: &Settings) -> Result<usize, ConfigError> {
     count("threads", wanted, cores.min(MAX_THREADS), 1..=MAX_THREADS)
 }
 
-/// The two listening addresses, checked: they differ, and an admin port that others can reach has a
-/// token.
+/// The two listening addresses, checked: they differ, and an admin port that is reachable from
+/// other machines has a token.
 fn sockets(settings: &Settings) -> Result<(SocketAddr, SocketAddr), ConfigError> {
     let (listen, admin) = (settings.listen_address(), settings.admin_address());
     let overlap =

@@ -1,10 +1,10 @@
-//! A range of addresses, as `10.0.0.0/8` or a single `10.0.0.1`; pure.
+//! A range of addresses, such as `10.0.0.0/8` or a single `10.0.0.1`; pure.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-/// Addresses that begin with the same bits.
+/// Addresses with a common prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
 #[serde(try_from = "String")]
 pub struct Network {
@@ -19,7 +19,7 @@ impl Network {
         Self { address: IpAddr::V6(Ipv6Addr::LOCALHOST), bits: 128 },
     ];
 
-    /// Whether `address` is one of them.
+    /// Whether `address` is in this range.
     pub fn contains(&self, address: IpAddr) -> bool {
         let shift = |width: u32| width.saturating_sub(u32::from(self.bits));
         match (self.address, address.to_canonical()) {

@@ -1,7 +1,7 @@
 //! What a user can set: every flag is also an environment variable and a key of the file.
 //!
-//! One struct is read by clap and by serde, so the three cannot drift apart. Every field is
-//! optional; defaults are filled in later, when it is known what is unset.
+//! One struct is read by both clap and serde, so the three cannot drift apart. Every field is
+//! optional; defaults are filled in later, when it is known which settings are unset.
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -110,7 +110,7 @@ pub struct Top {
 }
 
 impl Top {
-    /// The token that the balancer wants, if there is one.
+    /// The token that the balancer requires, if any.
     pub(crate) fn token(settings: &Settings) -> Result<Option<String>, ConfigError> {
         let file = settings.admin_token_file.as_deref();
         let file = file.map(crate::permission::TokenFile::load).transpose()?;
@@ -120,7 +120,7 @@ impl Top {
 
 macro_rules! settings {
     ($($(#[$attribute:meta])* $name:ident: $kind:ty,)*) => {
-        /// What was set, by whatever means.
+        /// The settings given by a user, from any source.
         #[derive(Debug, Clone, Default, Args, Deserialize)]
         #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
         pub struct Settings {
@@ -128,7 +128,7 @@ macro_rules! settings {
         }
 
         impl Settings {
-            /// These settings, and those of `other` where these say nothing.
+            /// These settings, with unset ones taken from `other`.
             #[must_use]
             pub fn or(self, other: Self) -> Self {
                 Self { $($name: Layer::or(self.$name, other.$name),)* }
@@ -328,7 +328,7 @@ settings! {
 }
 
 impl Settings {
-    /// These settings, and those of the file that they name.
+    /// These settings, completed from the configuration file that they name.
     pub fn with_file(self) -> Result<Self, ConfigError> {
         match self.config.clone() {
             Some(path) => Ok(self.or(Self::read(&path)?)),

@@ -1,7 +1,7 @@
-//! Where endpoints come from, as users write it.
+//! Sources of endpoints, as users write them.
 //!
-//! A worker is an address or a name; names that stand for whole fleets begin with `dns:`. Without
-//! any source at all the balancer starts workers of its own, so that one command is enough.
+//! A worker is given by address or name; names of whole fleets begin with `dns:`. Without any
+//! source, the balancer starts workers of its own, so that one command is enough.
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -13,13 +13,13 @@ use fleet::elastic::WorkerRange;
 use super::limits::{count as count_of, positive};
 use super::{ConfigError, Settings};
 
-/// Most workers that are started here, and most threads of each.
+/// Maximum number of local workers, and of threads per worker.
 const MAX_SPAWNED: usize = fleet::elastic::MAX_WORKERS;
 
-/// Where endpoints come from.
+/// A source of endpoints.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// One endpoint, at an address that stays.
+    /// One endpoint, at a fixed address.
     Fixed {
         /// Name of the endpoint.
         name: String,
@@ -55,11 +55,11 @@ pub enum Source {
 pub struct Spawn {
     /// How many workers, from the fewest to the most.
     pub range: WorkerRange,
-    /// How long fewer must have been enough before one is stopped.
+    /// How long fewer workers must have been enough before one is stopped.
     pub shrink_after: Duration,
-    /// The time within which 95 % of the requests should be answered, if that is to count.
+    /// The time within which 95 % of the requests should be answered; `None` to ignore latency.
     pub latency: Option<Duration>,
-    /// How long a worker that is stopped may take to finish its requests.
+    /// Time limit for a worker that is being stopped to finish its requests.
     pub drain: Duration,
     /// The program to start.
     pub program: PathBuf,
@@ -67,7 +67,7 @@ pub struct Spawn {
     pub models: PathBuf,
     /// Threads of each worker.
     pub threads: usize,
-    /// A program that starts them by way of [`crate::supervisor::launch`], if there is one.
+    /// A program that starts workers through [`crate::supervisor::launch`], if there is one.
     pub launcher: Option<PathBuf>,
 }
 
@@ -81,8 +81,8 @@ pub(super) fn sources(settings: &Settings) -> Result<Vec<Source>, ConfigError> {
     Ok(sources)
 }
 
-/// Reads `HOST:PORT`, `NAME=HOST:PORT`, `dns:NAME:PORT` or `dns+srv:NAME`; a host may be written as
-/// `http://HOST:PORT/`.
+/// Parses `HOST:PORT`, `NAME=HOST:PORT`, `dns:NAME:PORT` or `dns+srv:NAME`; a host may also be
+/// written as `http://HOST:PORT/`.
 pub fn parse_worker(text: &str) -> Result<Source, ConfigError> {
     let wrong =
         |problem: &str| ConfigError::Worker { text: text.to_owned(), problem: problem.to_owned() };
@@ -114,7 +114,7 @@ pub fn parse_worker(text: &str) -> Result<Source, ConfigError> {
         parse_port(&address.port().to_string()).map_err(wrong)?;
         return Ok(Source::Fixed { name, address });
     }
-    // Not asked for here: a name server that is silent now may answer later.
+    // Not resolved here: a name server that does not respond now may do so later.
     let (host, port) = host.rsplit_once(':').ok_or_else(|| wrong("the port is missing"))?;
     let port = parse_port(port).map_err(wrong)?;
     if !is_host(host) {
@@ -123,13 +123,13 @@ pub fn parse_worker(text: &str) -> Result<Source, ConfigError> {
     Ok(Source::Host { name, host: host.to_owned(), port })
 }
 
-/// Whether this can be the name of a host; what consists of digits and dots is a wrong address.
+/// Whether this can be a host name; digits and dots alone are an invalid address.
 fn is_host(text: &str) -> bool {
     let last = text.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
     is_name(text) && !last.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// A host and its port, without what a copied address has around them.
+/// A host and its port, without the parts of a URL around them.
 fn bare(host: &str) -> Result<&str, &'static str> {
     if host.starts_with("https://") {
         return Err("workers are asked without TLS");
@@ -153,13 +153,13 @@ fn parse_port(port: &str) -> Result<u16, &'static str> {
     port.ok_or("the port is not a number from 1 to 65535")
 }
 
-/// Whether this can be a name that is asked for.
+/// Whether this can be a DNS name.
 fn is_name(text: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     !text.is_empty() && text.len() <= 254 && text.bytes().all(is_plain)
 }
 
-/// Without any other source, the balancer starts workers of its own.
+/// The local workers. Without any other source, the balancer starts its own.
 pub(super) fn spawn(
     settings: &Settings,
     alone: bool,

@@ -1,10 +1,10 @@
-//! When a change of a source is taken over; pure.
+//! Decides when to accept a change of a source; pure.
 //!
-//! A file that is being written is short, or empty, or ends in the middle of an address. So what it
-//! says must stay the same for two looks, and that there is no worker at all is believed only after
-//! an operator has asked for the file to be read (SIGHUP). A name server that restarts, or that
-//! answers with a few addresses of many, forgets for a moment: an address that is missing stays in
-//! the list for [`HOLD`].
+//! A file that is being written is short, or empty, or ends in the middle of an address. So its
+//! contents must be the same in two successive reads, and an empty list is accepted only after an
+//! operator has requested a reload (SIGHUP). A name server that restarts, or that responds with
+//! only some of many addresses, is incomplete for a moment: a missing address stays in the list
+//! for [`HOLD`].
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
@@ -17,26 +17,26 @@ use super::Named;
 /// An address that a name no longer has is kept for this long.
 pub(super) const HOLD: Duration = Duration::from_secs(5);
 
-/// What a file says, as far as it is believed.
+/// The accepted contents of a file.
 #[derive(Debug)]
 pub(super) struct Belief {
     list: Vec<Named>,
-    /// What it said at the last look, if that is something else.
+    /// What the file contained at the last look, if that differs.
     candidate: Option<Vec<Named>>,
-    /// Whether an operator wants the file to be read as it is.
+    /// Whether an operator has requested that the file be taken as it is.
     is_ordered: bool,
 }
 
-/// What follows from a look.
+/// The result of a look at a file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// The answer changes nothing.
+    /// Nothing has changed.
     Same,
-    /// Something new, which has to be seen again.
+    /// The contents are new and must be seen again.
     Wait,
-    /// This is the list from now on.
+    /// The new list.
     New(Vec<Named>),
-    /// It names no worker; the list stays.
+    /// The file names no worker; the list stays.
     Empty,
 }
 
@@ -45,17 +45,17 @@ impl Belief {
         Self { list, candidate: None, is_ordered: false }
     }
 
-    /// Notes that an operator wants the file to be read as it is.
+    /// Notes that an operator wants the file to be taken as it is.
     pub(super) fn order(&mut self) {
         self.is_ordered = true;
     }
 
-    /// Notes a look at which the file could not be read.
+    /// Notes that the file could not be read.
     pub(super) fn unreadable(&mut self) {
         self.candidate = None;
     }
 
-    /// Notes what the file says.
+    /// Notes the contents of the file.
     pub(super) fn look(&mut self, said: Vec<Named>) -> Verdict {
         if said == self.list {
             self.candidate = None;
@@ -77,15 +77,15 @@ impl Belief {
     }
 }
 
-/// The addresses of a name, with those that were missing from its latest answers since then.
+/// The addresses of a name, including those missing from its latest answers, and since when.
 #[derive(Debug, Default)]
 pub(super) struct HeldAddresses {
     missing: BTreeMap<SocketAddr, Option<Instant>>,
 }
 
 impl HeldAddresses {
-    /// Notes an answer. Returns the list, sorted: the place of an endpoint must not depend on the
-    /// order in which a name server happens to answer.
+    /// Notes an answer. Returns the list, sorted: the position of an endpoint must not depend on
+    /// the order in which a name server happens to list the addresses.
     pub(super) fn hear(&mut self, answer: &[SocketAddr], now: Instant) -> Vec<SocketAddr> {
         let said: HashSet<&SocketAddr> = answer.iter().collect();
         for (address, missing) in &mut self.missing {

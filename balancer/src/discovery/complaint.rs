@@ -5,17 +5,17 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// What is still wrong is said again after this time.
+/// A persisting fault is reported again after this time.
 const AGAIN: Duration = Duration::from_mins(5);
 
-/// What was said last, while it is true.
+/// The last fault reported, while it persists.
 #[derive(Debug, Default)]
 pub(super) struct Complaint {
     said: Option<(String, Instant)>,
 }
 
 impl Complaint {
-    /// Has `text` said, unless it was said lately.
+    /// Calls `say` to report `text`, unless that was reported recently.
     pub(super) fn say(&mut self, text: &str, say: impl FnOnce()) {
         let is_known =
             self.said.as_ref().is_some_and(|(said, at)| said == text && at.elapsed() < AGAIN);
@@ -25,7 +25,7 @@ impl Complaint {
         }
     }
 
-    /// All is well; true if it was not before.
+    /// Notes that all is well; true if it was not before.
     pub(super) fn is_over(&mut self) -> bool {
         self.said.take().is_some()
     }

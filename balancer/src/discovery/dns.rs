@@ -1,10 +1,10 @@
 //! Endpoints behind a DNS name: a headless Service of Kubernetes, `tasks.NAME` of Swarm, SRV records.
 //!
 //! Answers are kept for their time to live, but no longer than five seconds. The system's
-//! `resolv.conf` and `hosts` count, and are read again when they change. A name without addresses is
-//! a fleet of size zero, after a moment; a name server that does not answer changes nothing. The targets of
-//! SRV records are asked for beside each other: one that has no answer keeps the addresses that it had,
-//! and the others change as they do.
+//! `resolv.conf` and `hosts` apply, and are read again when they change. A name without addresses
+//! is a fleet of size zero, after a moment; a name server that does not respond changes nothing.
+//! The targets of SRV records are resolved independently: one without an answer keeps the addresses
+//! that it had, while the others change.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -24,21 +24,21 @@ use super::complaint::Complaint;
 use super::{Follower, Location, Named};
 use crate::config::Source;
 
-/// No answer is believed for longer.
+/// Maximum time for which an answer is kept.
 const MAX_AGE: Duration = Duration::from_secs(5);
-/// That there is nothing is asked again after this time.
+/// Maximum time for which a negative answer is kept.
 const MAX_ABSENCE: Duration = Duration::from_secs(1);
-/// A name server that takes longer has no answer.
+/// A name server that takes longer is treated as not responding.
 const LIMIT: Duration = Duration::from_secs(3);
-/// Most targets that are taken from SRV records, and most addresses that a name may have.
+/// Maximum number of targets of SRV records, and of addresses of a name.
 const MAX_TARGETS: usize = 1000;
-/// Targets that are asked for at a time.
+/// Maximum number of concurrent lookups of targets.
 const TARGETS_AT_ONCE: usize = 32;
 const NO_ANSWER: &str = "the name server does not answer";
-/// Where the system's name servers are listed.
+/// Files that configure the system's name resolution.
 const FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
 
-/// Asks for a name again and again.
+/// Resolves a name again and again.
 pub(super) async fn follow(source: Source, server: Option<SocketAddr>, mut follower: Follower) {
     let (mut names, mut held) = (Names::new(server), HeldAddresses::default());
     let (mut known, mut complaint) = (Vec::new(), Complaint::default());
@@ -73,11 +73,11 @@ fn named(address: SocketAddr) -> Named {
     Named { name: address.to_string(), place: Location::Address(address) }
 }
 
-/// What a name has.
+/// The result of resolving a name.
 #[derive(Debug, Default)]
 struct Resolved {
     addresses: Vec<SocketAddr>,
-    /// Why one of its targets was not heard, if that is so.
+    /// Why one of its targets could not be resolved, if so.
     fault: Option<String>,
 }
 
@@ -88,15 +88,15 @@ type Targets = HashMap<Target, Vec<SocketAddr>>;
 
 type Stamps = [Option<SystemTime>; FILES.len()];
 
-/// Asks name servers, and remembers what they said.
+/// Queries name servers and remembers their answers.
 #[derive(Default)]
 struct Names {
     server: Option<SocketAddr>,
-    /// Made when it is first needed: most fleets have no names.
+    /// Created on first use: most fleets have no names.
     resolver: Option<(Stamps, TokioResolver)>,
-    /// What the targets of SRV records had when they were last heard of.
+    /// Addresses of the targets of SRV records, as of their last answer.
     targets: Targets,
-    /// In which round of questions those without an answer were last asked.
+    /// The round in which each target without an answer was last queried.
     silent_since: HashMap<Target, u64>,
     round: u64,
 }
@@ -108,12 +108,12 @@ impl std::fmt::Debug for Names {
 }
 
 impl Names {
-    /// Asks `server`, or the system's name servers.
+    /// Uses `server`, or the system's name servers.
     fn new(server: Option<SocketAddr>) -> Self {
         Self { server, ..Self::default() }
     }
 
-    /// Every address that `source` has now.
+    /// All current addresses of `source`.
     async fn ask(&mut self, source: &Source) -> Result<Resolved, String> {
         match source {
             Source::Dns { host, port } => {
@@ -127,12 +127,12 @@ impl Names {
         }
     }
 
-    /// Every address of the targets of SRV records. A target without addresses is gone already, which says
-    /// nothing about the others; neither does one that has no answer in time, which keeps what it had.
+    /// All addresses of the targets of SRV records. A target without addresses is gone, which says
+    /// nothing about the others; one without an answer in time keeps the addresses that it had.
     async fn follow_services(&mut self, name: &str) -> Result<Resolved, String> {
         let resolver = self.resolver()?.clone();
         let mut wanted = limited(targets(&resolver, name)).await?;
-        // Those without an answer are asked last, and in turn if there is no time for all of them.
+        // Those without an answer come last, and take turns if there is no time for all of them.
         wanted.sort_by_key(|target| self.silent_since.get(target).copied());
         let asking = wanted.clone().into_iter().map(|target| look_up(resolver.clone(), target));
         let mut answers = pin!(stream::iter(asking).buffer_unordered(TARGETS_AT_ONCE));
@@ -145,7 +145,7 @@ impl Names {
                 }
             }
         };
-        // What is left then was not asked, or would be silent.
+        // The remaining ones were not queried, or have not responded.
         drop(tokio::time::timeout(LIMIT, hear).await);
         self.round += 1;
         let before = std::mem::take(&mut self.silent_since);
@@ -201,7 +201,7 @@ fn build(server: Option<SocketAddr>) -> Result<TokioResolver, NetError> {
     builder.build()
 }
 
-/// What `work` finds, which is nothing where there is no record.
+/// The result of `work` within the time limit; empty if there is no record.
 async fn limited<T>(
     work: impl Future<Output = Result<Vec<T>, NetError>>,
 ) -> Result<Vec<T>, String> {
@@ -212,7 +212,7 @@ async fn limited<T>(
     }
 }
 
-/// As many addresses as a fleet may have; the same ones in whatever order they come.
+/// At most as many addresses as a fleet may have; the same ones in whatever order they come.
 fn bounded(mut found: Vec<SocketAddr>) -> Vec<SocketAddr> {
     found.sort_unstable();
     found.dedup();
@@ -229,7 +229,7 @@ async fn resolve(
     Ok(found.iter().map(|address| SocketAddr::new(address, port)).collect())
 }
 
-/// Names and ports of the targets that come first.
+/// Names and ports of the targets of the best priority.
 async fn targets(resolver: &TokioResolver, name: &str) -> Result<Vec<Target>, NetError> {
     let found = resolver.srv_lookup(name).await?;
     let targets = || {
@@ -243,7 +243,7 @@ async fn targets(resolver: &TokioResolver, name: &str) -> Result<Vec<Target>, Ne
     Ok(first.map(|target| (target.target.to_string(), target.port)).take(MAX_TARGETS).collect())
 }
 
-/// Why targets keep what they had, in the same words whatever the order of their answers is.
+/// Why targets keep their addresses, worded the same whatever the order of their answers.
 fn fault_of(silent: &BTreeMap<Target, String>) -> Option<String> {
     let ((name, _), reason) = silent.first_key_value()?;
     let others = match silent.len() - 1 {
@@ -253,7 +253,7 @@ fn fault_of(silent: &BTreeMap<Target, String>) -> Option<String> {
     Some(format!("{name}: {reason}{others}"))
 }
 
-/// Asks for the addresses of a target.
+/// Resolves the addresses of a target.
 async fn look_up(
     resolver: TokioResolver,
     target: Target,

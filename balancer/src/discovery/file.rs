@@ -1,7 +1,7 @@
 //! Lists of endpoints in files: an `RSpec` request, or one worker per line.
 //!
-//! A file is read on a thread that may wait for its disk, one at a time, and nothing waits for it
-//! longer than [`LIMIT`]. Anything but a regular file (a FIFO, a folder, a device) is not read at all.
+//! A file is read on a thread that may block on its disk, one read at a time, and nothing waits for
+//! it longer than [`LIMIT`]. Only regular files are read: no FIFO, folder or device.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -15,12 +15,12 @@ use super::{Follower, Host, Location, Named};
 use crate::config::{self, ConfigError, Source};
 use crate::files;
 
-/// Time for a disk to give the file.
+/// Time limit for reading the file.
 const LIMIT: Duration = Duration::from_secs(5);
 
 type Part = Result<Vec<Named>, ConfigError>;
 
-/// The workers of a file, at the start.
+/// The workers in a file at startup.
 pub(super) async fn first(source: &Source) -> Part {
     let part = Reading::default().get(source).await?;
     if part.is_empty() {
@@ -29,7 +29,7 @@ pub(super) async fn first(source: &Source) -> Part {
     Ok(part)
 }
 
-/// Looks at a file again and again; `known` is what it said at the start.
+/// Looks at a file again and again; `known` is its content at startup.
 pub(super) async fn follow(source: Source, known: Vec<Named>, mut follower: Follower) {
     let (mut belief, mut reading) = (Belief::new(known), Reading::default());
     let mut complaint = Complaint::default();
@@ -70,7 +70,7 @@ pub(super) async fn follow(source: Source, known: Vec<Named>, mut follower: Foll
     }
 }
 
-/// One reading at a time: a disk that stands still holds one thread, not one more every second.
+/// One read at a time: a disk that hangs blocks one thread, not another one every second.
 #[derive(Debug, Default)]
 struct Reading {
     running: Option<JoinHandle<Part>>,
@@ -122,7 +122,7 @@ fn rspec(path: &Path) -> Part {
     Ok(workers.into_iter().map(named).collect())
 }
 
-/// One worker per line, as `--worker` takes it; `#` begins a comment.
+/// One worker per line, in the syntax of `--worker`; `#` begins a comment.
 fn list(path: &Path) -> Part {
     let text = text(path)?;
     let mut list: Vec<Named> = Vec::new();

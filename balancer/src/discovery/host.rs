@@ -1,8 +1,8 @@
-//! A host name that stands for one worker, as in `--worker worker1.example:8501`.
+//! A host name of a single worker, as in `--worker worker1.example:8501`.
 //!
-//! The system resolves it, as `ping` would, on a thread that may wait for a name server. Of several
-//! addresses (`localhost` often has two) the first that takes a connection is used, for as long as
-//! the name has it.
+//! The system resolves it, as for `ping`, on a thread that may wait for a name server. Of several
+//! addresses (`localhost` often has two), the first that accepts a connection is used for as long
+//! as the name has it.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -19,14 +19,14 @@ use tokio::time::timeout;
 use super::complaint::Complaint;
 use super::{News, PERIOD};
 
-/// A name whose worker is available is asked for again after this time.
+/// A name whose worker is available is resolved again after this time.
 const SETTLED_PERIOD: Duration = Duration::from_secs(30);
-/// A name server that takes longer is said to be silent.
+/// A name server that takes longer is reported as not answering.
 const LIMIT: Duration = Duration::from_secs(5);
-/// Names that are asked for at a time: each may hold a thread for as long as its name server is silent, and
-/// what reads files needs threads too.
+/// Maximum number of concurrent lookups: each may block a thread for as long as its name server
+/// does not respond, and reading files needs threads too.
 pub(super) const MAX_LOOKUPS: usize = 64;
-/// Time for an address to take a connection.
+/// Time limit for an address to accept a connection.
 const CONNECT_LIMIT: Duration = Duration::from_millis(500);
 
 /// A name and a port.
@@ -36,7 +36,7 @@ pub(super) struct Host {
     pub(super) port: u16,
 }
 
-/// Tells where `host` is, each time that it is somewhere else.
+/// Reports the address of `host` each time that it changes.
 pub(super) async fn follow(
     host: Host,
     pool: Arc<Pool>,
@@ -70,7 +70,7 @@ fn is_available(pool: &Pool, address: SocketAddr) -> bool {
     pool.snapshot().available().iter().any(|endpoint| endpoint.address() == address)
 }
 
-/// Every address; nothing if the name server does not answer or knows none.
+/// All addresses; empty if the lookup fails or finds none.
 async fn resolve(
     host: &Host,
     lookups: &Arc<Semaphore>,
@@ -79,7 +79,7 @@ async fn resolve(
     let mut asking = pin!(ask(host, lookups));
     let reason = loop {
         match timeout(LIMIT, &mut asking).await {
-            // One question at a time: this one is still waited for.
+            // One query at a time: keep waiting for this one.
             Err(_) => say(host, "the name server does not answer", complaint),
             Ok(Ok(Ok(found))) if found.is_empty() => break "it has no address".to_owned(),
             Ok(Ok(Ok(found))) => return found,
@@ -93,12 +93,12 @@ async fn resolve(
 
 type Found = io::Result<Vec<SocketAddr>>;
 
-/// Asks the system, as soon as there is a thread for it.
+/// Queries the system, as soon as a thread is available.
 async fn ask(host: &Host, lookups: &Arc<Semaphore>) -> Result<Found, JoinError> {
     let name = (host.name.clone(), host.port);
     let permit = Arc::clone(lookups).acquire_owned().await;
     tokio::task::spawn_blocking(move || {
-        // Until the answer is here, whether it is still wanted or not.
+        // Held until the answer arrives, whether it is still wanted or not.
         let _permit = permit;
         name.to_socket_addrs().map(Iterator::collect)
     })
@@ -111,8 +111,8 @@ fn say(host: &Host, reason: &str, complaint: &mut Complaint) {
     });
 }
 
-/// The current address while the name has it and it is the only one or takes connections; else the
-/// first that does. With none that does there is nothing to choose by.
+/// The current address, if the name still has it and it is the only one or accepts connections;
+/// otherwise the first that does. If none does, the current or the first one.
 async fn choose(found: &[SocketAddr], current: Option<SocketAddr>) -> Option<SocketAddr> {
     let current = current.filter(|address| found.contains(address));
     if found.len() > 1 {
@@ -151,7 +151,7 @@ mod tests {
     async fn of_several_addresses_the_one_that_takes_connections_is_used() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
         let open = listener.local_addr().expect("bound");
-        // Bound, so that no other program gets it, and listened on by none.
+        // Bound, so that no other program gets it, but not listening.
         let silent = tokio::net::TcpSocket::new_v4().expect("a socket");
         silent.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("bound");
         let closed = silent.local_addr().expect("bound");

@@ -1,10 +1,11 @@
 //! Where the list of endpoints comes from, and how it follows its sources.
 //!
-//! Every source gives its part of the list, in the order in which the sources were named; workers that
-//! have joined by themselves come then, and spawned ones last. Files are looked at every second, names as often as their time to live says,
-//! each by a task of its own: a name server or a disk that stands still delays nothing else. A
-//! source that cannot be read later keeps the part it gave before, and one that says something new
-//! is believed only when it is plain that it means it (see [`belief`]). Endpoints that stay keep all
+//! Every source contributes its part of the list, in the order in which the sources were given;
+//! workers that joined by themselves follow, and spawned ones come last. Files are checked every
+//! second, names as often as their time to live requires, each by its own task: a name server or a
+//! disk that hangs delays nothing else. A source that cannot be read later keeps its previous part,
+//! and new contents are accepted only when they are clearly intended (see [`belief`]). Endpoints
+//! that stay keep all their state.
 //! that is known about them.
 
 mod belief;
@@ -32,10 +33,10 @@ use crate::supervisor::Supervisor;
 /// Names and addresses, in order.
 pub type List = Vec<(String, SocketAddr)>;
 
-/// Files are looked at, and names are resolved, at least this often.
+/// How often files are checked, and whether a name is due to be resolved again.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// An endpoint as a source tells it.
+/// An endpoint as reported by a source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Named {
     name: String,
@@ -46,27 +47,27 @@ struct Named {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Location {
     Address(SocketAddr),
-    /// A name that stands for one endpoint.
+    /// The host name of one endpoint.
     Host(Host),
 }
 
-/// Something that a task has found out.
+/// A message from a task.
 #[derive(Debug)]
 enum News {
-    /// The endpoints of a source, by its place among the sources.
+    /// The endpoints of a source, by the index of the source.
     Part(usize, Vec<Named>),
-    /// Where a host is now.
+    /// The current address of a host.
     Found(Host, SocketAddr),
 }
 
-/// A host that is asked for again and again.
+/// A host that is resolved again and again.
 #[derive(Debug)]
 struct Followed {
     address: Option<SocketAddr>,
     task: AbortHandle,
 }
 
-/// The sources and what each gave last.
+/// The sources and the latest part of each.
 #[derive(Debug)]
 pub struct Discovery {
     pool: Arc<Pool>,
@@ -81,8 +82,8 @@ pub struct Discovery {
 }
 
 impl Discovery {
-    /// Reads every file once; here an error is final, because it is one of configuration. Names are
-    /// not waited for: a silent name server must not keep other workers from their work.
+    /// Reads every file once; an error here is final, because it is one of configuration. Names are
+    /// not waited for: a silent name server must not hold up other workers.
     pub async fn new(
         pool: Arc<Pool>,
         config: &Config,
@@ -121,7 +122,7 @@ impl Discovery {
         Ok(discovery)
     }
 
-    /// Follows the sources. `reload` has all of them read now.
+    /// Follows the sources. `reload` triggers an immediate read of all of them.
     pub async fn run(mut self, reload: Arc<Notify>) {
         let (tell, mut news) = mpsc::channel(16);
         let reloads = watch::Sender::new(());
@@ -176,7 +177,7 @@ impl Discovery {
         }
     }
 
-    /// Keeps one task for each host in the list, and none for others.
+    /// Keeps one task for each host in the list, and stops the others.
     fn follow_hosts(&mut self, tasks: &mut JoinSet<()>, tell: &mpsc::Sender<News>) {
         let host = |named: &Named| match &named.place {
             Location::Host(host) => Some(host.clone()),
@@ -214,8 +215,7 @@ impl Discovery {
         tell(&self.pool.replace(&list, Instant::now()));
     }
 
-    /// Leaves out the second of two endpoints with the same name: an operator could not tell them
-    /// apart.
+    /// Warns about endpoints that the pool leaves out because another one has the same name.
     fn say_duplicates(&mut self, list: &List) {
         let mut known: HashMap<&str, SocketAddr> = HashMap::new();
         let twice = list.iter().find_map(|(name, address)| {
@@ -231,26 +231,26 @@ impl Discovery {
     }
 }
 
-/// What a task that follows a source works with.
+/// The context of a task that follows a source.
 #[derive(Debug)]
 struct Follower {
-    /// The place of its source.
+    /// The index of its source.
     number: usize,
     tell: mpsc::Sender<News>,
-    /// Changes when all sources are to be read now.
+    /// Changes when all sources are to be read immediately.
     reload: watch::Receiver<()>,
 }
 
 impl Follower {
-    /// Waits for the next look; true if it was ordered.
+    /// Waits for the next look; true if it was requested by an operator.
     async fn next(&mut self) -> bool {
         let reload = tokio::time::timeout(PERIOD, self.reload.changed()).await;
-        // Without a sender the balancer is ending.
+        // Without a sender, the balancer is shutting down.
         reload.is_ok_and(|reload| reload.is_ok())
     }
 
     async fn publish(&self, part: Vec<Named>) {
-        // Without a receiver the balancer is ending.
+        // Without a receiver, the balancer is shutting down.
         let _told = self.tell.send(News::Part(self.number, part)).await.is_ok();
     }
 }

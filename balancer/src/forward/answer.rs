@@ -1,10 +1,9 @@
 //! What goes back to the client.
 //!
-//! An [`AnswerBody`] is the body of a response: bytes that are here already, or what is relayed from an
-//! endpoint. Whatever it is, its end (or its being dropped, when the client hangs up) is the one
-//! moment where the request is counted and logged. With HTTP/2 it ends when its last piece has
-//! really been sent: a client decides for each stream how much of it may be, and may decide that it
-//! is nothing.
+//! An [`AnswerBody`] is the body of a response: bytes that are already here, or a body relayed from
+//! an endpoint. Either way, its end (or its drop, when the client hangs up) is the only point where
+//! the request is counted and logged. With HTTP/2 it ends when its last piece has really been sent:
+//! a client decides for each stream how much may be sent, and may decide on nothing.
 
 use std::pin::Pin;
 use std::rc::Rc;
@@ -24,7 +23,7 @@ use crate::traffic::Flag;
 #[derive(Debug)]
 pub struct AnswerBody {
     body: Content,
-    /// `None` once the last piece has it.
+    /// `None` once the last piece has taken it.
     request_log: Option<RequestLog>,
 }
 
@@ -51,12 +50,12 @@ impl std::fmt::Debug for Content {
 #[derive(Debug)]
 pub struct Outbound {
     bytes: Bytes,
-    /// With the last piece of an answer the request ends, as soon as it is sent.
+    /// Set on the last piece of an answer: the request ends as soon as that is sent.
     request_log: Option<Box<RequestLog>>,
 }
 
 impl AnswerBody {
-    /// An answer whose bytes are all here.
+    /// An answer whose bytes are all available.
     pub(super) fn full(bytes: Bytes, mut request_log: RequestLog) -> Self {
         if bytes.is_empty() {
             request_log.is_complete = true;
@@ -68,7 +67,7 @@ impl AnswerBody {
         Self { body: Content::Full(Some(bytes)), request_log: Some(request_log) }
     }
 
-    /// The answer of an endpoint. A short one is here already; then its connection is free again
+    /// An endpoint's answer. A short one has already arrived; its connection is then free again
     /// before the client reads the first byte.
     pub(super) fn stream(mut stream: Stream, mut request_log: RequestLog, now: Instant) -> Self {
         if let Some(bytes) = stream.take_whole() {
@@ -87,7 +86,7 @@ impl AnswerBody {
         Self { body: Content::Events(Box::pin(watcher.events())), request_log: Some(request_log) }
     }
 
-    /// A piece for the client, with which the request may end.
+    /// Wraps a piece for the client. The last one ends the request.
     fn hand_over(&mut self, bytes: Bytes) -> Outbound {
         let is_last = self.is_end_stream();
         if let Some(request_log) = &mut self.request_log {

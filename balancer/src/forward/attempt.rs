@@ -1,6 +1,6 @@
 //! One attempt to get a request answered: a connection, the request over it, and its answer.
 //!
-//! Where it goes, and whether there is another, is decided by the [`Dispatch`], see [`super::drive`].
+//! The [`Dispatch`] decides where it goes and whether there is another; see [`super::drive`].
 
 use std::future::{Future, poll_fn};
 use std::rc::Rc;
@@ -26,7 +26,7 @@ use crate::log::changes::tell;
 use crate::shard::Shard;
 use crate::upstream::{Connection, Payload};
 
-/// Pause before it is checked again whether this process has a descriptor left.
+/// Pause before checking again whether this process has a descriptor left.
 const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(20);
 
 /// A request that is ready to be sent.
@@ -37,7 +37,7 @@ pub(super) struct PreparedRequest<'a> {
     pub(super) payload: &'a Payload,
     pub(super) wanted: Wanted<'a>,
     pub(super) deadline: Instant,
-    /// What of an attempt that has all of the time counts for its endpoint.
+    /// How much of an attempt with the full time limit counts for its endpoint.
     pub(super) scope: Scope,
 }
 
@@ -46,7 +46,7 @@ pub(super) struct PreparedRequest<'a> {
 pub(super) struct Reply {
     pub(super) head: http::response::Parts,
     pub(super) stream: Stream,
-    /// When the head was here.
+    /// When the head had arrived.
     pub(super) at: Instant,
 }
 
@@ -64,7 +64,7 @@ impl fleet::Reply for Box<Reply> {
     }
 }
 
-/// What an attempt brought.
+/// Outcome of an attempt.
 pub(super) type Attempted = Result<Box<Reply>, Failure<Box<Reply>>>;
 
 /// The first part of a response's body, or what is wrong with the response.
@@ -74,7 +74,7 @@ type First = Result<Bytes, Fault>;
 type Begun = (Bytes, Box<Connection>);
 
 impl PreparedRequest<'_> {
-    /// An attempt is over: what comes next.
+    /// Reports that an attempt is over; returns what comes next.
     #[inline]
     pub(super) fn ended(
         &self,
@@ -90,7 +90,7 @@ impl PreparedRequest<'_> {
         dispatch.ended(&self.shard.view, &self.wanted, Some(endpoint), attempted, active, now)
     }
 
-    /// One attempt on a certain endpoint, however busy it is.
+    /// Makes an attempt on a given endpoint, however busy it is.
     pub(super) async fn send_to(&self, endpoint: &Arc<Endpoint>) -> Result<Box<Reply>, ProxyError> {
         let dispatch = Dispatch::new(self.deadline, MAX_TRIES);
         let attempt = async || {
@@ -106,7 +106,7 @@ impl PreparedRequest<'_> {
         attempted.or_else(|failure| failure.give_up().map_err(lost))
     }
 
-    /// Waits in line until an endpoint has room, or until then.
+    /// Waits in the queue until an endpoint has room, but not beyond `until`.
     pub(super) async fn wait_for_room(
         &self,
         waiter: Waiter,
@@ -123,7 +123,7 @@ impl PreparedRequest<'_> {
         .await
     }
 
-    /// One attempt on one endpoint; notes what it says about the endpoint.
+    /// Makes one attempt on one endpoint and notes what it says about the endpoint.
     pub(super) async fn attempt(
         &self,
         permit: Permit,
@@ -166,8 +166,8 @@ impl PreparedRequest<'_> {
         Err(Failure::Status(reply))
     }
 
-    /// Sends the request over an idle connection, or over a new one if there is none. The head of the
-    /// response is left where it is found, and not passed from hand to hand.
+    /// Sends the request over an idle connection, or over a new one if there is none. The head of
+    /// the response is stored in `head`, so that it is not moved from caller to caller.
     async fn exchange(
         &self,
         endpoint: &Endpoint,
@@ -181,7 +181,7 @@ impl PreparedRequest<'_> {
             connection
         } else {
             dispatch.connects(endpoint, now);
-            // In a box, like all that is rare, so that the future of a request stays small.
+            // Boxed, like everything rare, so that the future of a request stays small.
             let opened = Box::pin(self.open_in_turn(endpoint, dispatch)).await;
             dispatch.has_connected();
             let opened = opened?;
@@ -205,8 +205,7 @@ impl PreparedRequest<'_> {
         Err(Failure::Broken { fault, is_gone })
     }
 
-    /// After a connection broke: whether the endpoint refuses connections, so that its process is
-    /// gone.
+    /// After a connection broke: whether the endpoint refuses new ones, so its process is gone.
     async fn is_gone(&self, endpoint: &Endpoint, fault: Fault) -> bool {
         if matches!(fault, Fault::NotHttp | Fault::Misframed) {
             return false;
@@ -214,8 +213,9 @@ impl PreparedRequest<'_> {
         matches!(self.open(endpoint).await, Err(Failure::Unreached(_)))
     }
 
-    /// Connects to an endpoint. Where this process has no descriptor left, idle clients give theirs up
-    /// and requests that end give theirs back: one of those is waited for, as for a place in the queue.
+    /// Connects to an endpoint. If this process has no descriptor left, idle clients give theirs
+    /// up and finished requests return theirs. The request waits for one, as it would for a place
+    /// in the queue.
     async fn open_in_turn(
         &self,
         endpoint: &Endpoint,
@@ -228,19 +228,19 @@ impl PreparedRequest<'_> {
             if !matches!(opened, Err(Failure::Exhausted)) || Instant::now() >= until {
                 return opened;
             }
-            // Another endpoint could not be connected to either.
+            // Connecting to another endpoint would fail too.
             dispatch.has_connected();
             self.shard.clients.make_room_for_worker(Instant::now());
             tokio::time::sleep(DESCRIPTOR_PAUSE).await;
             if let Some(idle) = self.shard.idle.take(endpoint.id()) {
                 return Ok(idle);
             }
-            // Those of other endpoints are open files too.
+            // Idle connections to other endpoints are open files too.
             self.shard.idle.clear();
         }
     }
 
-    /// Connects to an endpoint, for no longer than the request has time.
+    /// Connects to an endpoint, within the time that the request has left.
     async fn open(&self, endpoint: &Endpoint) -> Result<Box<Connection>, Failure<Box<Reply>>> {
         let left = self.deadline.saturating_duration_since(self.shard.write_queue.now());
         let limit = self.shard.shared.config.timeouts.connect;
@@ -266,7 +266,7 @@ impl PreparedRequest<'_> {
         head: &mut Option<Head>,
     ) -> impl Future<Output = Result<First, Failure<Box<Reply>>>> {
         let left = self.deadline.saturating_duration_since(now);
-        // What has passed since the client's limit was read should not take a millisecond off it.
+        // The time since the client's limit was read should not take a millisecond off it.
         let left = left.as_secs() * 1000 + u64::from(left.subsec_micros().div_ceil(1000));
         let length = self.payload.as_slice().len();
         connection.prepare(self.payload, |out| self.outgoing.write(endpoint, left, length, out));

@@ -1,7 +1,7 @@
-//! Collects the body of a request: bounded in size, in time, and by the common budget.
+//! Collects the body of a request: bounded in size, in time, and by the shared budget.
 //!
 //! A body that arrived in one piece is not copied. Bytes are charged to the budget as they arrive,
-//! never ahead, so that announcing a large body reserves nothing.
+//! never in advance, so announcing a large body reserves nothing.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -20,13 +20,13 @@ use crate::error::{Part, ProxyError};
 use crate::shard::{Shard, Wait};
 use crate::upstream::Payload;
 
-/// Most bytes that are taken in from a client whose request was refused.
+/// Maximum number of bytes read from a client whose request was refused.
 pub(crate) const MAX_DISCARDED: usize = 1_000_000_000;
-/// Longest time for which they are.
+/// Longest time for which they are read.
 pub(crate) const MAX_TIME: Duration = Duration::from_secs(30);
-/// Longest time in which none come.
+/// Longest pause between them.
 pub(crate) const MAX_PAUSE: Duration = Duration::from_secs(10);
-/// The average rate is judged after this time.
+/// The average rate is checked only after this time.
 const RATE_GRACE: Duration = Duration::from_secs(5);
 
 /// A collected body, which holds its share of the budget.
@@ -35,8 +35,9 @@ pub(super) struct Collected {
     shard: Rc<Shard>,
     taken: usize,
     payload: Payload,
-    /// Trailers say nothing that an endpoint needs. But in HTTP/1 hyper and another parser may see
-    /// their end in different places (a line that ends without CR), so nothing behind them counts.
+    /// Whether there are trailers. Endpoints do not need them. But in HTTP/1, hyper and another
+    /// parser may see their end in different places (a line that ends without CR), so nothing after
+    /// them counts.
     has_trailers: bool,
 }
 
@@ -64,7 +65,7 @@ impl Collected {
 }
 
 impl Collected {
-    /// Decompresses the body in steps, between which other requests have their turn.
+    /// Decompresses the body in steps, between which other requests can run.
     pub(super) async fn unpacked(
         &self,
         coding: Coding,
@@ -174,10 +175,11 @@ async fn pieces(
     Ok(collected)
 }
 
-/// Whether a body that has brought `taken` bytes since `start` stays behind `rate` bytes per second.
+/// Whether a body of which `taken` bytes have arrived since `start` is slower than `rate`
+/// bytes per second.
 #[inline]
 fn is_too_slow(taken: usize, start: Instant, now: Instant, rate: usize) -> bool {
-    // Most are here before the time has to be measured.
+    // Most bodies have arrived before the rate has to be computed.
     now > start + RATE_GRACE
         && (taken as f64) < now.duration_since(start).as_secs_f64() * rate as f64
 }
@@ -205,9 +207,9 @@ async fn next_piece(body: &mut Incoming, wait: &mut Wait<'_>) -> Result<Option<P
     .await
 }
 
-/// Reads what the client still sends after its request was refused, unless it `is_late` already. Not
-/// every client looks at the answer when its stream is reset; in HTTP/1 the whole connection ends,
-/// and that takes its time.
+/// Reads what the client still sends after its request was refused, unless it `is_late` already.
+/// Not every client reads the answer when its stream is reset; in HTTP/1 the whole connection ends,
+/// which takes time anyway.
 pub(super) fn throw_away(shard: &Rc<Shard>, mut body: Incoming, is_late: bool) {
     let shard = Rc::clone(shard);
     tokio::task::spawn_local(async move {

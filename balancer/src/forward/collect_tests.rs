@@ -1,4 +1,4 @@
-//! Bodies that come slowly, with a clock that the tests hold.
+//! Bodies that arrive slowly, on a clock that the tests control.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -24,7 +24,8 @@ fn shard() -> Rc<Shard> {
     Rc::new(Shard::new(Arc::new(Shared::new(config, pool)), None))
 }
 
-/// What becomes of a body of `count` pieces of 100 bytes with a pause between them, and when.
+/// Outcome of a body of `count` pieces of 100 bytes with a pause between them, and the
+/// time it took.
 async fn send(count: usize, pause: Duration) -> (Result<usize, ProxyError>, Duration) {
     let (shard, outcome) = (shard(), RefCell::new(None));
     let start = Instant::now();

@@ -1,4 +1,4 @@
-//! Does what the [`Dispatch`] of a request decides, until there is an answer or none.
+//! Carries out what the [`Dispatch`] of a request decides, until there is an answer or an error.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -48,7 +48,7 @@ impl PreparedRequest<'_> {
         }
     }
 
-    /// Notes that an attempt begins, alone or beside another.
+    /// Notes that an attempt begins, alone or in parallel with another.
     pub(super) fn note(&self, why: Why, request_log: &mut RequestLog) {
         if let Some(entry) = &mut request_log.entry {
             entry.tries += u32::from(why != Why::Reconnect);

@@ -1,8 +1,8 @@
 //! A second attempt in parallel with a slow one; the first good answer counts.
 //!
-//! The [`Dispatch`] decides when and where there is one. The first attempt goes on in every case,
-//! since it may still be answered. The loser is dropped: its connection closes, and the worker,
-//! which sees that its client is gone, need not finish.
+//! The [`Dispatch`] decides when and where. The first attempt always continues, since it may still
+//! be answered. The loser is dropped: its connection closes, and the worker, which sees that its
+//! client is gone, need not finish.
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -19,14 +19,14 @@ use super::request_log::RequestLog;
 
 /// Why, and on which endpoint, there is a second attempt.
 enum Second {
-    /// The first takes long, and here is room for another.
+    /// The first is slow, and this endpoint has room for another.
     Beside(Permit, Why),
-    /// The first endpoint is silent; this is how another is found.
+    /// The first endpoint is silent; this step finds another.
     Rescue(Step<Box<Reply>>),
 }
 
-/// Attempts to get an answer, from two endpoints if the first takes long or falls silent; tells what
-/// comes next.
+/// Attempts to get an answer, from two endpoints if the first is slow or falls silent; returns
+/// the next step.
 pub(super) async fn attempt(
     prepared: &PreparedRequest<'_>,
     permit: Permit,
@@ -64,7 +64,7 @@ pub(super) async fn attempt(
     step
 }
 
-/// An attempt that has begun, and where.
+/// An attempt in progress, and its endpoint.
 struct Runner<'a, F> {
     attempt: Pin<&'a mut F>,
     endpoint: EndpointId,
@@ -73,13 +73,13 @@ struct Runner<'a, F> {
 /// When a second attempt is due.
 struct Due {
     was_silent: bool,
-    /// While the first attempt is connecting.
+    /// Set while the first attempt is connecting.
     connect: Option<Pin<Box<Sleep>>>,
     later: Option<Pin<Box<Sleep>>>,
 }
 
 impl Due {
-    /// Whether there is nothing to look at, as for almost every request.
+    /// Whether there is nothing to poll, as for almost every request.
     #[inline]
     fn is_nothing_due(&self, endpoint: &Endpoint, dispatch: &Dispatch<Box<Reply>>) -> bool {
         self.later.is_none()
@@ -162,7 +162,7 @@ async fn race(
     step
 }
 
-/// Finds room for the second attempt, if that has to be, and makes it.
+/// Finds room for the second attempt, if necessary, and makes it.
 async fn run_second(
     prepared: &PreparedRequest<'_>,
     second: Second,

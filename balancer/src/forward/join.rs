@@ -59,7 +59,7 @@ fn check(joins: &Joins, fields: &HeaderMap) -> Result<(), ProxyError> {
     })
 }
 
-/// Where a request comes from; unknown where a proxy passed it on.
+/// The address that a request comes from; `None` if a proxy passed it on.
 fn peer(head: &request::Parts, origin: &Origin) -> Option<IpAddr> {
     let caller = Caller { headers: &head.headers, uri: &head.uri };
     if origin.is_trusted || caller.check_direct().is_err() {

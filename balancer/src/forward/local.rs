@@ -1,6 +1,6 @@
-//! Answers of the balancer itself: pages, health, errors.
+//! The balancer's own answers: pages, health, errors.
 //!
-//! Errors are JSON for programs and a page for browsers, on every path alike.
+//! Errors are JSON for programs and a page for browsers, on every path.
 
 use std::rc::Rc;
 
@@ -26,19 +26,19 @@ use crate::shard::Shard;
 use crate::traffic::Flag;
 use crate::upstream::Payload;
 
-/// Longest answer of a worker that is made into a page.
+/// Longest worker answer that is rendered as a page, in bytes.
 const MAX_RENDERED: usize = 1_000_000;
 
 /// What an error answer depends on.
 #[derive(Debug)]
 pub(super) struct ErrorContext {
-    /// Who reads the page, where a page is wanted.
+    /// The reader of the page, if a page is wanted.
     reader: Option<Box<Reader>>,
     version: Version,
 }
 
 impl ErrorContext {
-    /// As the head says.
+    /// Reads it from the head of a request.
     pub(super) fn new(head: &request::Parts, scan: &HeaderScan<'_>, origin: &Origin) -> Self {
         let wants_page = scan.has(ScannedField::Accept) && headers::wants_page(&head.headers);
         Self {
@@ -53,12 +53,13 @@ impl ErrorContext {
     }
 }
 
-/// Hands over an answer whose bytes are all here.
+/// Sends an answer whose bytes are all available.
 pub(super) fn send(response: Response<Bytes>, mut request_log: RequestLog) -> Response<AnswerBody> {
     let (mut head, mut body) = response.into_parts();
     request_log.status = head.status;
     if request_log.is_head_request {
-        // The head tells of the body that would be there; the one that a client has already is not here.
+        // The head describes the body that would be sent; one that the client has already
+        // is not here.
         if head.status != StatusCode::NOT_MODIFIED {
             head.headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
         }
@@ -138,7 +139,7 @@ pub(super) fn json<T: serde::Serialize>(value: &T) -> Response<Bytes> {
     response
 }
 
-/// The answer to what is not forwarded.
+/// The answer to a request that is not forwarded.
 pub(super) fn answer(
     shard: &Rc<Shard>,
     route: &Route<'_>,
@@ -166,10 +167,10 @@ pub(super) fn answer(
     }))
 }
 
-/// The answer to a page for which there is no event stream.
+/// The answer to a page that gets no event stream.
 const CROWDED: &str = "too many pages are told of changes; ask for /status.json now and then";
 
-/// A page of another site could not read the events, but would take a place.
+/// A page of another site could not read the events, but would occupy a place.
 fn check_site(fields: &HeaderMap) -> Result<(), ProxyError> {
     match fields.get("sec-fetch-site").map(HeaderValue::as_bytes) {
         None | Some(b"same-origin" | b"none") => Ok(()),
@@ -182,7 +183,7 @@ pub(super) fn watch(watcher: Watcher, request_log: RequestLog) -> Response<Answe
     let mut response = never_stored(Response::new(AnswerBody::events(watcher, request_log)));
     for (name, value) in [
         (CONTENT_TYPE, "text/event-stream"),
-        // nginx would keep the events until it has enough of them.
+        // nginx would otherwise buffer the events.
         (HeaderName::from_static("x-accel-buffering"), "no"),
     ] {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
@@ -250,7 +251,7 @@ fn ready(shard: &Shard) -> Response<Bytes> {
     response
 }
 
-/// Back to the page.
+/// Redirects to the page.
 fn home() -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = StatusCode::SEE_OTHER;
@@ -268,7 +269,7 @@ pub(super) struct Rendered<'a> {
 }
 
 impl Rendered<'_> {
-    /// Makes a page of a worker's JSON.
+    /// Renders a worker's JSON as a page.
     pub(super) async fn render(
         &self,
         shard: &Rc<Shard>,

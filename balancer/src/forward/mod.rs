@@ -1,8 +1,8 @@
-//! The way of a request: checked, collected, sent to an endpoint, answered.
+//! The path of a request: checked, collected, sent to an endpoint, answered.
 //!
-//! Read it from [`answer`] downwards. The body is collected before an endpoint is chosen, because
-//! its fields may say where it goes and because an attempt may have to be repeated; it is bounded
-//! in size, in time and by a common budget. Classifying a picture changes nothing, so repeating a
+//! Start reading at [`answer()`]. The body is collected before an endpoint is chosen, because its
+//! fields may decide where it goes and because an attempt may have to be repeated; it is bounded in
+//! size, in time and by a shared budget. Classifying a picture has no side effects, so repeating a
 //! request is safe as long as the client has not seen a byte of an answer.
 
 mod answer;
@@ -48,12 +48,12 @@ use crate::traffic::Flag;
 
 /// Longest request target, in bytes.
 const MAX_TARGET: usize = 8 * 1024;
-/// Most bytes of header fields.
+/// Maximum size of the header fields, in bytes.
 const MAX_FIELDS: usize = 16 * 1024;
-/// Most header fields; in HTTP/1 the parser itself stops there.
+/// Maximum number of header fields; in HTTP/1 the parser itself stops there.
 const MAX_FIELD_COUNT: usize = 100;
 
-/// Answers one request. Its head comes as what is kept of it: a request moved whole would be copied
+/// Answers one request. The head is passed as an `Rc`: a request moved by value would be copied
 /// with every future that it passes through.
 pub async fn answer(
     shard: Rc<Shard>,
@@ -97,7 +97,7 @@ pub async fn answer(
         Err(error) => local::fail(&error, &error_context, &id, request_log),
     };
     response.headers_mut().insert(headers::REQUEST_ID, id.to_value());
-    // What is not here yet may never come: the connection cannot carry another request.
+    // What has not arrived yet may never come, so the connection cannot carry another request.
     let is_last = shard.is_draining.get() || client.is_arriving() || client.is_last();
     if is_last && head.version < Version::HTTP_2 {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -108,7 +108,7 @@ pub async fn answer(
     Ok(response)
 }
 
-/// What a request came to.
+/// Outcome of a request.
 enum Done {
     /// The balancer's own answer.
     Local(Response<bytes::Bytes>),
@@ -166,7 +166,7 @@ async fn serve(
     }
 }
 
-/// The answer of a worker, as it is or as the page that shows it.
+/// A worker's answer, as it is or rendered as a page.
 async fn relay(
     context: RequestContext<'_>,
     forward: &Forward<'_>,
@@ -206,7 +206,7 @@ async fn relay(
         deadline,
         scope,
     };
-    // A request without a body was collected in no time.
+    // Collecting a request without a body takes no time.
     let now = if has_body { shard.write_queue.now() } else { start };
     let reply = match forward.purpose {
         Purpose::ModelControl => Box::pin(model_control::carry_out(&prepared)).await,
@@ -247,7 +247,7 @@ fn time_limit(shard: &Shard, context: &RequestContext<'_>) -> Duration {
     own.map_or(limit, |own| limit.min(own))
 }
 
-/// What of an attempt that has all of the time counts for its endpoint.
+/// How much of an attempt with the full time limit counts for its endpoint.
 fn scope(shard: &Shard, purpose: Purpose, limit: Duration) -> Scope {
     if purpose == Purpose::ModelControl {
         Scope::OnlyConnections
@@ -258,7 +258,7 @@ fn scope(shard: &Shard, purpose: Purpose, limit: Duration) -> Scope {
     }
 }
 
-/// What goes to an endpoint.
+/// The request that goes to an endpoint.
 fn outgoing<'a>(
     shard: &Shard,
     context: &RequestContext<'a>,

@@ -1,11 +1,11 @@
 //! Model control: `load` and `unload` go to every endpoint that can be reached.
 //!
-//! To its clients the fleet is one server with one repository. One that takes no requests is asked
-//! too: without its last model no worker is ready, and what it missed it would not know when it
-//! comes back. Every endpoint is asked at once what it serves afterwards, so that the next request
-//! already goes to the right ones. An `unload` takes a model away from all clients, so only named
-//! clients may send one, and never through another proxy, whose address says nothing about its
-//! clients.
+//! To its clients the fleet is one server with one repository. Endpoints that take no requests are
+//! included: without its last model no worker is ready, and a worker that missed a change would not
+//! know of it when it comes back. Afterwards every endpoint is immediately asked which models it
+//! serves, so that the next request already goes to the right ones. An `unload` takes a model away
+//! from all clients, so only named clients may send one, and never through another proxy, whose
+//! address says nothing about its clients.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::headers::Origin;
 use crate::health;
 use crate::permission::Denied;
 
-/// What came of a load or unload at one endpoint.
+/// Outcome of a load or unload at one endpoint.
 type Outcome = Result<Box<Reply>, ProxyError>;
 
 /// Refuses clients that may not load and unload; checked before the body is read.
@@ -49,7 +49,8 @@ pub(super) fn check(
     Ok(())
 }
 
-/// Whether the client's address is one of those that may. The address of a proxy never is.
+/// Whether the client's address may load and unload models. If networks are listed, requests
+/// through a proxy may not.
 fn is_allowed(config: &Config, caller: &Caller<'_>, origin: &Origin) -> bool {
     if config.model_control_from.is_empty() {
         return true;
@@ -61,7 +62,8 @@ fn is_allowed(config: &Config, caller: &Caller<'_>, origin: &Origin) -> bool {
         && address.is_some_and(|address| config.allows_model_control_from(address))
 }
 
-/// Sends the request to every endpoint at once, each with all of the time; answers what went worst.
+/// Sends the request to all endpoints concurrently, each with the full time limit; returns the
+/// worst outcome.
 pub(super) async fn carry_out(prepared: &PreparedRequest<'_>) -> Outcome {
     let snapshot = prepared.shard.snapshot();
     let may_answer = |one: &&Arc<Endpoint>| !one.is_absent() && !one.is_mute();
@@ -73,8 +75,8 @@ pub(super) async fn carry_out(prepared: &PreparedRequest<'_>) -> Outcome {
     worst.unwrap_or(Err(ProxyError::Unavailable("no worker is available")))
 }
 
-/// One endpoint loads or unloads, and says what it serves then. `None` if it takes no requests and
-/// does not answer this one either: its process may have ended.
+/// Loads or unloads at one endpoint, and learns which models it then serves. `None` if it takes no
+/// requests and does not answer this one either: its process may have ended.
 async fn send(prepared: &PreparedRequest<'_>, endpoint: &Arc<Endpoint>) -> Option<Outcome> {
     let takes_requests = endpoint.state().is_available();
     let reply = prepared.send_to(endpoint).await;
@@ -92,7 +94,7 @@ fn outcome_rank(outcome: &Outcome) -> u8 {
     }
 }
 
-/// How much an answer counts: not every endpoint has every model, but one that fails matters.
+/// How much an answer counts: not every endpoint has every model, but a failure matters.
 fn rank(status: StatusCode) -> u8 {
     match status {
         StatusCode::NOT_FOUND => 0,

@@ -1,9 +1,8 @@
 //! Writes the head of a request as it goes to an endpoint; pure.
 //!
-//! The client's fields are copied straight from where they are, without what belongs to the
-//! client's connection, and the balancer's own fields follow. The body is always framed anew from
-//! what was collected, so no framing field of the client ever reaches an endpoint: that is what
-//! makes request smuggling impossible.
+//! The client's fields are copied directly, except those that concern the client's connection, and
+//! the balancer's own fields follow. The body is always framed anew from what was collected, so no
+//! framing field of the client ever reaches an endpoint: this makes request smuggling impossible.
 
 use std::borrow::Cow;
 
@@ -24,11 +23,11 @@ pub struct Outgoing<'a> {
     pub origin: &'a Origin,
     /// The value of `X-Request-Id`.
     pub id: &'a [u8],
-    /// The span of this hop, where the client sent a trace.
+    /// The span of this hop, if the client sent a trace.
     pub trace: Option<HeaderValue>,
     /// Whether the answer must be JSON, whatever the client accepts.
     pub wants_json: bool,
-    /// Whether a load report is asked for.
+    /// Whether a load report is requested.
     pub wants_load: bool,
 }
 
@@ -36,14 +35,14 @@ pub struct Outgoing<'a> {
 enum Fate {
     /// It is passed on.
     Kept,
-    /// It is passed on if the client is a proxy that is trusted.
+    /// It is passed on if the client is a trusted proxy.
     Trusted,
-    /// It stays here, or the balancer says it itself.
+    /// It is not passed on, or the balancer sends its own.
     Dropped,
 }
 
 impl Outgoing<'_> {
-    /// Appends the head, the empty line included.
+    /// Appends the head, including the empty line.
     pub fn write(&self, endpoint: &Endpoint, timeout_ms: u64, body: usize, out: &mut Vec<u8>) {
         out.reserve(1024);
         out.extend_from_slice(self.head.method.as_str().as_bytes());
@@ -73,7 +72,7 @@ impl Outgoing<'_> {
         out.extend_from_slice(b"\r\n");
     }
 
-    /// Returns the Host field.
+    /// Writes the client's fields; returns the Host field.
     fn write_client_fields(&self, endpoint: &Endpoint, out: &mut Vec<u8>) -> Option<&HeaderValue> {
         let start = out.len();
         let mut host = None;
@@ -125,9 +124,9 @@ impl Outgoing<'_> {
         }
     }
 
-    /// What an endpoint should know about the client.
+    /// Writes what an endpoint should know about the client.
     fn write_origin(&self, host: Option<&HeaderValue>, out: &mut Vec<u8>) {
-        // A proxy that is trusted may have said each of these, and what it has not said is known here.
+        // A trusted proxy may have sent each of these; those that it did not send are known here.
         let is_said =
             |name: &HeaderName| self.origin.is_trusted && self.head.headers.contains_key(name);
         if is_said(&headers::FORWARDED_PROTO) {
@@ -143,7 +142,7 @@ impl Outgoing<'_> {
     }
 }
 
-/// The rest of a line; few and long pieces are cheaper than many short ones.
+/// Appends `start`, the value and a line break; a few long pieces are cheaper than many short ones.
 fn line(out: &mut Vec<u8>, start: &[u8], value: &[u8]) {
     out.extend_from_slice(start);
     out.extend_from_slice(value);

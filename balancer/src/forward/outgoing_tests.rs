@@ -1,4 +1,4 @@
-//! The head that an endpoint gets to see, for what clients and attackers send.
+//! The head that an endpoint sees, for requests from clients and attackers.
 
 use std::net::SocketAddr;
 

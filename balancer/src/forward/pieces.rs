@@ -1,8 +1,7 @@
 //! The pieces of an answer that wait for its client; pure.
 //!
-//! A worker may send an answer in very many short pieces, each received into a buffer of its own.
-//! The limits count bytes and memory has to follow them, so short pieces are joined while they
-//! wait.
+//! A worker may send an answer in a great many short pieces, each received into its own buffer. The
+//! limits count bytes, and memory has to match them, so short pieces are joined while they wait.
 
 use std::collections::VecDeque;
 
@@ -12,22 +11,22 @@ use bytes::{Bytes, BytesMut};
 /// the client. Shorter pieces that wait are joined up to this size.
 const MAX_PIECE: usize = 16 * 1024;
 
-/// The pieces, the first of them first.
+/// The pieces, in order.
 #[derive(Debug, Default)]
 pub(super) struct Pieces {
     queue: VecDeque<Bytes>,
-    /// Short ones that came after those.
+    /// Short pieces that arrived after those.
     short: BytesMut,
     held: usize,
 }
 
 impl Pieces {
-    /// Bytes of all of them.
+    /// Total bytes of all pieces.
     pub(super) fn held(&self) -> usize {
         self.held
     }
 
-    /// Adds one. If no other waits it is about to be taken, and stays as it came.
+    /// Adds a piece. If no other waits, it is about to be taken and is left as it is.
     pub(super) fn push(&mut self, piece: Bytes) {
         let is_next = self.held == 0;
         self.held += piece.len();
@@ -48,7 +47,7 @@ impl Pieces {
         }
     }
 
-    /// Takes the next one.
+    /// Takes the next piece.
     pub(super) fn pop(&mut self) -> Option<Bytes> {
         if self.queue.is_empty() {
             self.finish_short();
@@ -92,7 +91,7 @@ mod tests {
         ) {
             let (mut pieces, mut added, mut taken) = (Pieces::default(), Vec::new(), Vec::new());
             for (number, (length, pops)) in (0_u8..).zip(lengths) {
-                // Short ones are what most of them should be.
+                // Most pieces should be short.
                 let length = if length % 3 == 0 { length } else { length % 50 + 1 };
                 let piece = vec![number; length];
                 added.extend_from_slice(&piece);

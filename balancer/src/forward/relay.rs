@@ -1,8 +1,8 @@
-//! An answer that is read from its endpoint whether its client reads it or not.
+//! An answer that is read from its endpoint whether or not its client reads it.
 //!
-//! A client can be slow for longer than an endpoint should be kept waiting. So a task of its own
-//! reads the answer into memory, up to a bound for each answer and one for all of a thread; only
-//! beyond that the endpoint waits for the client, and no longer than the request's time limit. Then
+//! A client can be slow for longer than an endpoint should be kept waiting. So a separate task
+//! reads the answer into memory, up to one bound per answer and another per thread. Only beyond
+//! that does the endpoint wait for the client, and no longer than the request's time limit; then
 //! the answer is given up, and the endpoint is free.
 
 use std::cell::{Cell, RefCell};
@@ -17,15 +17,15 @@ use super::pieces::Pieces;
 use super::stream::{BrokenOff, Piece, Stream};
 use crate::shard::Shard;
 
-/// Bytes of one answer that may wait for its client.
+/// Maximum number of bytes of one answer that may wait for its client.
 const MAX_AHEAD: usize = 4 * 1024 * 1024;
 
-/// An answer between its endpoint and its client. Dropping it lets go of both.
+/// An answer between its endpoint and its client. Dropping it releases both.
 #[derive(Debug)]
 pub(super) struct Relay {
     shared: Rc<Shared>,
     reader: JoinHandle<()>,
-    /// Whether a piece was taken that the client's side has had no time to send.
+    /// Whether a piece was taken that the client's side has not had time to send.
     is_unsent: bool,
 }
 
@@ -33,20 +33,20 @@ pub(super) struct Relay {
 #[derive(Debug)]
 struct Shared {
     shard: Rc<Shard>,
-    /// Where the answer is found in the backlog.
+    /// Key of the answer in the backlog.
     key: usize,
-    /// `None` once nothing more comes from there.
+    /// `None` once nothing more comes from the endpoint.
     source: RefCell<Option<Stream>>,
     pieces: RefCell<Pieces>,
     error: Cell<Option<BrokenOff>>,
-    /// The reader, where it waits for room.
+    /// The reader's waker, while it waits for room.
     reader: RefCell<Option<Waker>>,
-    /// The client's side, where it waits for a piece.
+    /// The waker of the client's side, while it waits for a piece.
     writer: RefCell<Option<Waker>>,
 }
 
 impl Relay {
-    /// Begins to read `stream`; `key` is where its answer is found in the backlog.
+    /// Starts reading `stream`; `key` is that of its answer in the backlog.
     pub(super) fn start(stream: Stream, shard: Rc<Shard>, key: usize) -> Self {
         let both = Rc::new(Shared {
             shard,
@@ -70,7 +70,7 @@ impl Relay {
             return Poll::Ready(Some(Ok(piece)));
         }
         if let Some(error) = shared.error.get() {
-            // hyper drops a connection whose body fails, with all that it has not sent of it.
+            // hyper drops a connection whose body fails, along with everything not yet sent.
             if std::mem::take(&mut self.is_unsent) {
                 context.waker().wake_by_ref();
                 return Poll::Pending;
@@ -91,7 +91,7 @@ impl Relay {
         shared.held() == 0 && shared.error.get().is_none() && shared.source.borrow().is_none()
     }
 
-    /// Bytes that the client has not been handed, if that is known.
+    /// Number of bytes not yet handed to the client, if known.
     pub(super) fn remaining(&self) -> Option<u64> {
         let source = self.shared.source.borrow();
         let rest = source.as_ref().map_or(Some(0), Stream::remaining);
@@ -102,7 +102,7 @@ impl Relay {
 impl Drop for Relay {
     fn drop(&mut self) {
         self.reader.abort();
-        // Now, and not when the reader's task ends: its endpoint may be waited for.
+        // Now, not when the reader's task ends: a request may be waiting for the endpoint.
         drop(self.shared.source.take());
     }
 }
@@ -120,8 +120,8 @@ impl Shared {
         self.pieces.borrow().held()
     }
 
-    /// Whether more may be read. One piece may always wait, so that a client that reads gets on
-    /// however much waits for others.
+    /// Whether more may be read. One piece may always wait, so that a client that reads makes
+    /// progress however much waits for others.
     fn has_room(&self) -> bool {
         match self.held() {
             0 => true,
@@ -163,13 +163,14 @@ impl Shared {
         self.writer.take().into_iter().for_each(Waker::wake);
     }
 
-    /// Nothing more comes: the answer is complete, or broke off.
+    /// Called when nothing more comes: the answer is complete, or broke off.
     fn end(&self, error: Option<BrokenOff>) {
         self.error.set(error);
         if let Some(writer) = self.writer.take() {
             writer.wake();
         } else if error == Some(BrokenOff::Overdue) {
-            // The client does not take what is here already, so it would never hear of it.
+            // The client is not taking what has already arrived, so it would never learn
+            // of the error.
             self.shard.backlog.give_up(self.key);
         }
     }

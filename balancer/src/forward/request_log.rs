@@ -1,4 +1,4 @@
-//! The record of a request, which is logged once: when its answer has been handed over, or its
+//! The record of a request, which is logged once: when its answer has been handed over, or when its
 //! client has gone.
 
 use std::rc::Rc;
@@ -11,7 +11,7 @@ use crate::access_log::{End, Entry};
 use crate::shard::{Client, Shard};
 use crate::traffic::Flag;
 
-/// What is known about a request, until it is noted.
+/// What is known about a request until it is logged.
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct RequestLog {
@@ -27,14 +27,14 @@ pub(super) struct RequestLog {
     /// Whether its answer is a stream of events, which lasts until the client disconnects: it is not
     /// counted as active, and ends successfully at any time.
     pub(super) is_watching: bool,
-    /// When all of the answer was here, if it came in one piece.
+    /// When the whole answer had arrived, if it came in one piece.
     pub(super) complete_at: Option<Instant>,
-    /// Where its answer is found among those that wait for their clients.
+    /// Key of its answer among those that wait for their clients.
     backlog: Option<usize>,
 }
 
 impl RequestLog {
-    /// Begins to follow a request.
+    /// Starts the record of a request.
     pub(super) fn new(shard: Rc<Shard>, client: Rc<Client>, entry: Option<Box<Entry>>) -> Self {
         shard.shared.traffic.active.fetch_add(1, Relaxed);
         client.begin();
@@ -43,7 +43,7 @@ impl RequestLog {
             client,
             entry,
             status: StatusCode::OK,
-            // Until it is known better: dropping a request before its answer means this.
+            // Until set otherwise: this is what dropping a request before its answer means.
             flag: Flag::Cancelled,
             bytes_out: 0,
             is_complete: false,
@@ -62,20 +62,20 @@ impl RequestLog {
         &self.shard
     }
 
-    /// From now on this tells of changes.
+    /// Marks the answer as a stream of events.
     pub(super) fn watch(&mut self) {
         self.shard.shared.traffic.active.fetch_sub(1, Relaxed);
         (self.is_watching, self.is_complete) = (true, true);
     }
 
-    /// From now on the answer waits for the client, and takes up memory meanwhile; tells where it is
-    /// found in the backlog.
+    /// Adds the answer to the backlog, where it waits for the client and takes up memory;
+    /// returns its key.
     pub(super) fn wait_for_client(&mut self, held: usize) -> usize {
         let (shard, client) = (&self.shard, &self.client);
         *self.backlog.get_or_insert_with(|| shard.backlog.add(client, held, shard.waits.now()))
     }
 
-    /// The client has made room for a piece of the answer.
+    /// Notes that the client has made room for a piece of the answer.
     pub(super) fn took(&mut self, bytes: usize) {
         self.bytes_out += bytes as u64;
         if let Some(key) = self.backlog {

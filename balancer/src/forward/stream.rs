@@ -22,7 +22,7 @@ use crate::write_queue::RoundClock;
 /// A part of an endpoint's response body, or why there is no more.
 pub(super) type Piece = Result<Bytes, BrokenOff>;
 
-/// An answer could not be handed over to its end.
+/// An answer could not be handed over completely.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BrokenOff {
     /// The endpoint broke the connection, or its framing.
@@ -33,10 +33,10 @@ pub enum BrokenOff {
     Overdue,
 }
 
-/// Where a response comes from, and what it says about its endpoint.
+/// The connection that a response comes from, and the attempt that it completes.
 type Source = (Box<Connection>, Attempt<RoundClock>);
 
-/// The response of an endpoint that has not arrived completely.
+/// The response of an endpoint, while it arrives.
 #[derive(Debug)]
 pub(super) struct Stream {
     /// `None` once the body is complete and the connection has gone back to the idle ones.
@@ -46,12 +46,12 @@ pub(super) struct Stream {
     shard: Rc<Shard>,
     deadline: Instant,
     watch: Option<Pin<Box<tokio::time::Sleep>>>,
-    /// What is still being sent of the request.
+    /// The part of the request that is still being sent.
     _unsent: Option<Unsent>,
 }
 
 impl Stream {
-    /// The response behind its head, of which `first` was the first part.
+    /// The response after its head; `first` is the first part of its body.
     pub(super) fn new(
         shard: &Rc<Shard>,
         connection: Box<Connection>,
@@ -72,17 +72,17 @@ impl Stream {
         stream
     }
 
-    /// Whether all of it is here.
+    /// Whether all of it has arrived.
     pub(super) fn is_complete(&self) -> bool {
         self.source.is_none()
     }
 
-    /// The whole body, if it is here in one piece.
+    /// The whole body, if it has arrived in one piece.
     pub(super) fn take_whole(&mut self) -> Option<Bytes> {
         self.is_complete().then(|| std::mem::take(&mut self.ahead))
     }
 
-    /// Bytes that are still to come, a piece that was read ahead included, if that is known.
+    /// Number of bytes still to come, including a piece that was read ahead, if known.
     pub(super) fn remaining(&self) -> Option<u64> {
         let rest = self.source.as_ref().map_or(Some(0), |(connection, _)| connection.remaining());
         rest.map(|rest| rest + self.ahead.len() as u64)
@@ -122,7 +122,7 @@ impl Stream {
         watch.as_mut().poll(context)
     }
 
-    /// Lets go of the endpoint although it has more to say, which is not its fault.
+    /// Releases the endpoint although it has more to send, which is not its fault.
     pub(super) fn spare_endpoint(&mut self) {
         if let Some((_, mut attempt)) = self.source.take() {
             self.completed(&mut attempt);
@@ -150,8 +150,8 @@ impl Stream {
     }
 }
 
-/// The part of a request's body that is still to be sent although its answer has begun. It counts
-/// for the budget of all bodies for as long as that lasts.
+/// The part of a request's body that is still to be sent although its answer has begun. Meanwhile
+/// it counts towards the budget of all bodies.
 #[derive(Debug)]
 struct Unsent {
     shared: Arc<Shared>,

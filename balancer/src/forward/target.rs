@@ -1,8 +1,8 @@
 //! Where a request may go: the model it asks for and how many endpoints take part.
 //!
-//! Both are read by the functions that the worker uses, so a request goes to an endpoint that reads
-//! the same in it. A compressed form is decompressed for that, piece by piece between other
-//! requests; the endpoint gets it as it came.
+//! Both are read by the functions that the worker uses, so the endpoint reads the same in a request
+//! as the balancer. A compressed form is decompressed for this, in steps between other requests;
+//! the endpoint gets it as it arrived.
 
 use std::borrow::Cow;
 use std::num::NonZeroUsize;
@@ -24,14 +24,14 @@ use crate::upstream::Payload;
 /// What a request says about where it may go.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Asked<'a> {
-    /// The model; none when any endpoint will do.
+    /// The model; `None` if any endpoint will do.
     pub model: Option<Model<'a>>,
     /// How many endpoints of the list take part.
     pub servers: Option<NonZeroUsize>,
 }
 
 impl<'a> Asked<'a> {
-    /// Reads a request: its query, and its body, which has this type and is no longer compressed.
+    /// Reads a request: its query, and its body, which is of type `kind` and no longer compressed.
     pub fn read(
         forward: &Forward<'a>,
         query: Option<&'a str>,
@@ -52,7 +52,7 @@ impl<'a> Asked<'a> {
         }
     }
 
-    /// Whether it is for a model and does not say for which.
+    /// Whether it is for a model but does not say which.
     fn is_open(&self) -> bool {
         self.model.as_ref().is_some_and(|model| model.name.is_empty())
     }
@@ -87,7 +87,7 @@ impl<'a> Target<'a> {
         let kind = if is_submission { ContentType::of(fields)? } else { ContentType::Other };
         let mut asked = match kind.packed(fields)? {
             Some(coding) if !body.is_empty() => {
-                // Rare: not to make every request larger.
+                // Rare, and boxed so as not to make every request larger.
                 let unpacked = Box::pin(collected.unpacked(coding, deadline)).await?;
                 Asked::read(forward, query, &kind, unpacked.as_slice())?.into_owned()
             }
@@ -106,7 +106,7 @@ impl<'a> Target<'a> {
     }
 
     /// The target at the endpoint: the client's own, or another path with the same query; with the
-    /// model if the request names none and the operator has fixed it.
+    /// model added if the request names none and the operator has fixed one.
     pub(super) fn at_endpoint<'u>(&self, uri: &'u Uri, forward: &Forward<'_>) -> Cow<'u, str> {
         let target = at_endpoint(uri, forward);
         match self.told {
@@ -115,16 +115,17 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// The same, as a shard asks for it.
+    /// The target in the form that a dispatch takes.
     pub(super) fn wanted(&self) -> Wanted<'_> {
         Wanted { model: self.model.as_deref(), count: self.count, key: self.key, avoided: &[] }
     }
 }
 
-/// A model as the pool looks it up. A version without a name is one of the default model.
+/// The key under which the pool finds a model. A version without a name is one of the
+/// default model.
 fn key_of<'a>(mut model: Model<'a>, shard: &Shard) -> Cow<'a, str> {
     if model.is_auto() {
-        // Who has the default model decides what the picture is for.
+        // An endpoint with the default model decides what the picture is for.
         model = Model::DEFAULT;
     }
     if model.version == Version::Latest {
@@ -137,7 +138,7 @@ fn key_of<'a>(mut model: Model<'a>, shard: &Shard) -> Cow<'a, str> {
     Cow::Owned(model.key().into_owned())
 }
 
-/// How many endpoints of the list take part: not more than there are.
+/// How many endpoints of the list take part; more than there are is an error.
 fn count(servers: NonZeroUsize, shard: &Shard) -> Result<usize, ProxyError> {
     let available = shard.snapshot().all().len();
     if servers.get() <= available {

@@ -1,7 +1,7 @@
 //! Active probes: does every endpoint answer, and which models does it serve?
 //!
-//! What requests say about an endpoint is recorded where they are forwarded; both kinds of evidence
-//! meet in [`fleet::state`].
+//! The evidence from requests is recorded where they are forwarded; both kinds of evidence meet in
+//! [`fleet::state`].
 
 mod probe;
 mod reason;
@@ -19,10 +19,10 @@ use tokio::time::Instant;
 use crate::log::changes::tell;
 use crate::shared::Shared;
 
-/// Ejections that are over are noticed within this time.
+/// The end of an ejection is noticed within this time.
 const TICK: Duration = Duration::from_millis(250);
 
-/// Probes every endpoint of the pool for as long as it is in it. `hurry` has all of them probed now.
+/// Probes every endpoint for as long as it is in the pool. `hurry` triggers a probe of all of them.
 pub async fn run(shared: Arc<Shared>, hurry: Arc<Notify>) {
     let mut changes = shared.fleet.pool.subscribe();
     let mut tasks: HashMap<EndpointId, Task> = HashMap::new();
@@ -38,7 +38,7 @@ pub async fn run(shared: Arc<Shared>, hurry: Arc<Notify>) {
     }
 }
 
-/// A prober that ends with its owner.
+/// A prober that is stopped when this is dropped.
 #[derive(Debug)]
 struct Task(JoinHandle<()>);
 
@@ -52,7 +52,7 @@ impl Drop for Task {
 fn follow(shared: &Arc<Shared>, hurry: &Arc<Notify>, tasks: &mut HashMap<EndpointId, Task>) {
     let snapshot = shared.fleet.pool.snapshot();
     let known: HashSet<EndpointId> = snapshot.all().iter().map(|endpoint| endpoint.id()).collect();
-    // One that has panicked begins anew: its endpoint would stay as it was for ever.
+    // Restarts a prober that has panicked: its endpoint would otherwise keep its state forever.
     tasks.retain(|id, task| known.contains(id) && !task.0.is_finished());
     for endpoint in snapshot.all() {
         tasks.entry(endpoint.id()).or_insert_with(|| {

@@ -1,13 +1,14 @@
 //! The prober of one endpoint.
 //!
-//! Every interval (with 20 % jitter, so that many balancers do not probe in step) it asks whether
-//! the worker is ready, over a new connection as a client would. After a failure it probes again at
-//! once, so an endpoint that hangs is found in three time limits instead of three intervals; and it
-//! probes early when a request found no connection. An endpoint that is too busy for the probe but
-//! answers requests meanwhile is slow, not broken, and stays; one that is down, and misses several
-//! probes without answering any request, has its requests sent to others. A worker that answers also
-//! reports its models: models that are still loading are worth waiting for. What lists no models is
-//! not a worker, whatever else it answers: another program may have the port.
+//! Every interval (with 20 % jitter, so that many balancers do not probe in step) it checks whether
+//! the worker is ready, over a new connection as a client would. After a failure it probes again
+//! after 100 ms, so an endpoint that hangs is detected within three time limits instead of three
+//! intervals; and it probes early after a request failed to connect. An endpoint that is too busy
+//! for the probe but answers requests meanwhile is slow, not broken, and stays; if one is down and
+//! misses several probes without answering any request, its requests are sent to others. A worker
+//! that answers also reports its models: models that are still loading are worth waiting for. An
+//! endpoint that lists no models is not a worker, whatever else it answers: another program may
+//! have the port.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -33,42 +34,42 @@ use crate::log::changes::tell;
 use crate::shared::Shared;
 use crate::upstream::connecting;
 
-/// Pause after a probe that failed or passed when that was news, and the least there is.
+/// Pause after a probe whose result was new, and the minimum pause.
 const SOON: Duration = Duration::from_millis(100);
 /// Pause between two probes of an endpoint that is down.
 const DOWN: Duration = Duration::from_millis(500);
 
-/// Models that are named in one log line.
+/// Maximum number of models named in a log line.
 const MAX_TOLD: usize = 20;
 
-/// What a worker answered.
+/// The answer of a worker.
 #[derive(Debug)]
 struct ProbeAnswer {
     status: StatusCode,
     load: LoadReport,
-    /// `None` if it is longer than what is read.
+    /// `None` if it exceeds the size limit.
     body: Option<Bytes>,
 }
 
-/// What is known about the life of a worker whose probe failed.
+/// What is known about a worker whose probe failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Life {
     /// It answers requests.
     AtWork,
     /// There has been no sign of it for several probes.
     Mute,
-    /// Nothing yet, or nothing more than the answer to the probe.
+    /// Nothing so far, or nothing but the answer to the probe.
     Unknown,
 }
 
-/// A worker that passes a probe: whether what it serves by now was read too, or why not.
+/// A passed probe: `None` if the current models were read too, otherwise why not.
 type Passed = Option<Reason>;
 
 /// Probes `endpoint` until it is dropped.
 pub(super) async fn run(shared: Arc<Shared>, endpoint: Arc<Endpoint>, hurry: Arc<Notify>) {
-    // Probes in a row without a sign of life, and requests that were answered before the last one.
+    // Consecutive probes without a sign of life, and requests answered before the last one.
     let (mut unheard, mut answered) = (0, 0);
-    // What operators were told last.
+    // The last state reported to operators.
     let (mut told, mut remarked) = (None, None);
     loop {
         let mut hurried = pin!(hurry.notified());
@@ -103,20 +104,20 @@ pub(super) async fn run(shared: Arc<Shared>, endpoint: Arc<Endpoint>, hurry: Arc
     }
 }
 
-/// An ejected endpoint may soon be another process, so the end of a connection to it triggers a
-/// probe.
+/// An ejected endpoint may soon be replaced by another process, so the end of a connection to it
+/// triggers a probe.
 async fn process_ended(endpoint: &Endpoint, limit: Duration) {
     if matches!(endpoint.state().outlier, Outlier::Ejected { .. })
         && let Ok(Ok(stream)) = timeout(limit, TcpStream::connect(endpoint.address())).await
     {
-        // An end can be read too; and who speaks unasked is no worker.
+        // Readable also means closed; and a program that sends data unprompted is not a worker.
         drop(stream.readable().await);
     } else {
         std::future::pending::<()>().await;
     }
 }
 
-/// Records the result of a probe, and logs what has changed.
+/// Records the result of a probe and logs any change.
 fn note(
     shared: &Shared,
     endpoint: &Endpoint,
@@ -132,7 +133,7 @@ fn note(
         return;
     };
     if reason.is_own() {
-        // Says nothing about the endpoint, so nothing becomes of it.
+        // Reveals nothing about the endpoint, so its state stays.
         if news(reason) {
             tracing::warn!(endpoint = name, %reason, "endpoint cannot be probed");
         }
@@ -162,7 +163,7 @@ fn note(
     let is_up = matches!(endpoint.state().probe, Probe::Up { .. });
     match reason {
         _ if is_up => tracing::debug!(endpoint = name, %reason, "probe failed"),
-        // The pool has told that it is down.
+        // The pool has reported that it is down.
         _ if was_up || !news(reason) => {}
         Reason::NotReady => tracing::info!(endpoint = name, "endpoint is not ready yet"),
         Reason::Fault(_)
@@ -179,7 +180,7 @@ fn note(
     }
 }
 
-/// Tells operators once why the models of a worker that passes its probes are not known any more.
+/// Reports once why the models of a worker that passes its probes are no longer updated.
 fn remark(endpoint: &Endpoint, passed: Passed, remarked: &mut Passed) {
     if *remarked != passed
         && let Some(reason @ Reason::TooManyModels) = passed
@@ -189,19 +190,19 @@ fn remark(endpoint: &Endpoint, passed: Passed, remarked: &mut Passed) {
     *remarked = passed;
 }
 
-/// How long to wait before the next probe.
+/// The pause before the next probe.
 fn pause(interval: Duration, state: Probe) -> Duration {
     let jittered = interval.mul_f64(rand::rng().random_range(0.8..1.2));
     match state {
         Probe::Up { failures: 0 } => jittered,
-        // One more may be all that is missing.
+        // One more probe may be enough for a change.
         Probe::Up { .. } | Probe::Down { passes: 1.. } => SOON,
         // A worker that is starting, or coming back, should not wait for its first request.
         Probe::New | Probe::Down { .. } => jittered.min(DOWN),
     }
 }
 
-/// Asks whether a worker is ready, and whether it is one.
+/// Checks whether an endpoint is ready, and whether it is a worker.
 async fn probe(shared: &Shared, endpoint: &Endpoint) -> Result<Passed, Reason> {
     if endpoint.is_absent() {
         return Err(Reason::NotRunning);
@@ -211,7 +212,7 @@ async fn probe(shared: &Shared, endpoint: &Endpoint) -> Result<Passed, Reason> {
     if !answer.status.is_success() && answer.status != StatusCode::SERVICE_UNAVAILABLE {
         return Err(Reason::Status(answer.status));
     }
-    // A path of the operator's choice says all there is to say.
+    // With a path chosen by the operator, its status is all that counts.
     let told = if shared.fleet.pool.settings().asks_readiness {
         learn(shared, endpoint).await
     } else {
@@ -222,7 +223,7 @@ async fn probe(shared: &Shared, endpoint: &Endpoint) -> Result<Passed, Reason> {
     }
     let passed = match told {
         Ok(()) => None,
-        // It told its models before, and may be too busy to tell them again.
+        // It has reported its models before, and may be too busy to do so again.
         Err(reason) if reason != Reason::NotAWorker && is_known(endpoint) => Some(reason),
         Err(reason) => return Err(reason),
     };
@@ -230,7 +231,7 @@ async fn probe(shared: &Shared, endpoint: &Endpoint) -> Result<Passed, Reason> {
     Ok(passed)
 }
 
-/// Whether the process that listens there has reported its models.
+/// Whether the process at this endpoint has reported its models.
 fn is_known(endpoint: &Endpoint) -> bool {
     endpoint.models().is_some() && matches!(endpoint.state().probe, Probe::Up { .. })
 }
@@ -247,7 +248,7 @@ fn learn_limit(shared: &Shared, endpoint: &Endpoint, load: LoadReport) {
     }
 }
 
-/// Asks for the models. Without a proper answer nothing is known, and nothing is forgotten.
+/// Requests the models. Without a proper answer nothing is learnt, and nothing is forgotten.
 pub(crate) async fn learn_models(shared: &Shared, endpoint: &Endpoint) {
     if shared.fleet.pool.settings().asks_readiness
         && let Err(reason) = learn(shared, endpoint).await
@@ -278,7 +279,7 @@ async fn learn(shared: &Shared, endpoint: &Endpoint) -> Result<(), Reason> {
     Ok(())
 }
 
-/// The first models, for a log line, and how many more there are.
+/// The first models, for a log line, and the number of others.
 fn words(models: &[ModelIndexEntry]) -> String {
     let told = models.iter().take(MAX_TOLD);
     let told = told.map(|one| format!("{}/{} {}", one.name, one.version, one.state));
@@ -303,7 +304,7 @@ async fn exchange(endpoint: &Endpoint, method: Method, path: &str) -> Result<Pro
     let stream = connecting.map_err(|error| Reason::Fault(connecting::fault_of(&error)))?;
     let (mut sender, driver) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(fault)?;
-    // The driver ends with this function, whatever happens.
+    // The driver is stopped when this function returns, whatever happens.
     let mut tasks = JoinSet::new();
     tasks.spawn(driver);
     let request = Request::builder()

@@ -5,32 +5,32 @@ use std::fmt;
 use fleet::Fault;
 use http::StatusCode;
 
-/// Longest answer to a probe that is read, in bytes, and most versions of models in it. Every endpoint's are
-/// kept, and looked at whenever one of them comes or goes.
+/// Longest accepted answer to a probe, in bytes, and most model versions in it. Those of every
+/// endpoint are kept, and looked at whenever one of them comes or goes.
 pub(super) const MAX_ANSWER: usize = 2 * 1024 * 1024;
 pub(super) const MAX_VERSIONS: usize = 10_000;
 
 /// Why a probe failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reason {
-    /// There was no connection, or it broke.
+    /// The connection failed or broke.
     Fault(Fault),
-    /// There was no answer in time.
+    /// No answer came in time.
     TimedOut,
-    /// A worker that is loading, or leaving.
+    /// The worker is loading or shutting down.
     NotReady,
-    /// Nothing that a worker would say.
+    /// A status that no worker would send.
     Status(StatusCode),
     /// Another program answers at the address.
     NotAWorker,
-    /// It lists more models than are read.
+    /// It lists more models than are accepted.
     TooManyModels,
-    /// Its process is known not to run, whatever answers in its place.
+    /// Its process is known not to run, even if something else answers.
     NotRunning,
 }
 
 impl Reason {
-    /// Whether it is this process that cannot ask, and nothing is known about the endpoint.
+    /// Whether this process cannot probe, so that nothing is known about the endpoint.
     pub(super) fn is_own(self) -> bool {
         self == Self::Fault(Fault::Exhausted)
     }

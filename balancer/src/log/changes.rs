@@ -2,7 +2,7 @@
 
 use fleet::{Change, Changes, What};
 
-/// Tells operators what changed.
+/// Logs what changed, for operators.
 pub(crate) fn tell(changes: &Changes) {
     changes.iter().for_each(tell_one);
 }

@@ -5,10 +5,10 @@
 //! virtual machine has to get from its host first (which costs more than the rest of the line), and
 //! files that are needed again are evicted. So every few megabytes the kernel is advised that the
 //! latest ones are not needed: it writes them to the disk and reuses their memory for the next
-//! lines. The contents of the file are the same.
+//! lines. The contents of the file are unaffected.
 //!
-//! A full disk takes only a part of a line. That part is cut off again, so that the next line
-//! begins at the start of a line.
+//! A full disk accepts only part of a line. That part is removed again, so that the next one begins
+//! at the start of a line.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
@@ -22,27 +22,27 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::OFlags;
 
-/// Memory is given back each time that this much was written.
+/// Memory is released each time that this much was written.
 const STEP: u64 = 4 * 1024 * 1024;
-/// How far behind: what is being written to the disk at one time is there the next time, or the one
-/// after.
+/// How far back memory is released: pages being written to the disk at one release are covered by
+/// the next one, or the one after.
 const REACH: u64 = 4 * STEP;
 
 /// Where lines are appended.
 #[derive(Debug)]
 pub(super) struct LogFile {
-    /// Where it was opened, if it can be opened again.
+    /// The path it was opened from, if it can be reopened.
     path: Option<PathBuf>,
     file: Arc<File>,
     is_regular: bool,
     written: u64,
-    /// The rest of a line of which a part is in the file already.
+    /// The rest of a line that is already partly in the file.
     owed: Vec<u8>,
-    /// One at a time: a disk that is slow would otherwise hold up a thread for each step.
+    /// Only one release at a time: otherwise a slow disk would hold up a thread for each step.
     is_releasing: Arc<AtomicBool>,
 }
 
-/// Lines that are not in the file.
+/// Lines that could not be written.
 #[derive(Debug)]
 pub(super) struct Lost {
     pub(super) lines: u64,
@@ -50,12 +50,12 @@ pub(super) struct Lost {
 }
 
 impl LogFile {
-    /// Opens a file for appending, or makes it.
+    /// Opens or creates a file for appending.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         Ok(Self::new(Some(path.to_owned()), open(path)?))
     }
 
-    /// Writes to a descriptor that is open already.
+    /// Writes to a descriptor that is already open.
     pub(super) fn of(descriptor: OwnedFd) -> Self {
         Self::new(None, File::from(descriptor))
     }
@@ -66,8 +66,8 @@ impl LogFile {
         Self { path, file, is_regular, written: 0, owed: Vec::new(), is_releasing: Arc::default() }
     }
 
-    /// Opens the path again, which has a new file after a rotation. Without success the old file
-    /// stays in use.
+    /// Opens the path again, where there is a new file after a rotation. If that fails, the old
+    /// file stays in use.
     pub(super) fn reopen(&mut self) -> io::Result<()> {
         let Some(path) = &self.path else { return Ok(()) };
         let file = open(path)?;
@@ -75,7 +75,7 @@ impl LogFile {
         Ok(())
     }
 
-    /// Appends whole lines. As long as the other side does not take them, this waits.
+    /// Appends whole lines. Blocks for as long as the other side does not accept them.
     pub(super) fn append(&mut self, lines: &[u8]) -> Result<(), Lost> {
         if !self.owed.is_empty() {
             let owed = std::mem::take(&mut self.owed);
@@ -96,7 +96,7 @@ impl LogFile {
         Ok(())
     }
 
-    /// Writes everything, or says how much was written and what is wrong.
+    /// Writes everything, or returns how much was written and the error.
     fn write(&mut self, bytes: &[u8]) -> Result<(), (usize, io::Error)> {
         let mut written = 0;
         while written < bytes.len() {
@@ -104,7 +104,7 @@ impl LogFile {
                 Ok(0) => return Err((written, ErrorKind::WriteZero.into())),
                 Ok(count) => written += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // Another program has set the descriptor that it shares with this one so.
+                // Another program that shares the descriptor has set it to non-blocking.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait(),
                 Err(error) => return Err((written, error)),
             }
@@ -114,13 +114,12 @@ impl LogFile {
 
     fn wait(&self) {
         let mut descriptors = [PollFd::from_borrowed_fd(self.file.as_fd(), PollFlags::OUT)];
-        // Should this not be possible either, the next write says why.
+        // If this fails too, the next write reports why.
         let _polled = rustix::event::poll(&mut descriptors, None).is_ok();
     }
 
-    /// Takes the beginning of a line out of the file again, after a write that got no further than
-    /// `written`; returns how many lines are lost. Where that is not possible, the rest of the line
-    /// is owed.
+    /// Removes the beginning of a line from the file after a write that stopped at `written`;
+    /// returns how many lines are lost. If that is not possible, the rest of the line is owed.
     fn cut(&mut self, lines: &[u8], written: usize) -> u64 {
         let whole = memchr::memrchr(b'\n', &lines[..written]).map_or(0, |last| last + 1);
         let end =
@@ -132,7 +131,7 @@ impl LogFile {
         count(&lines[end..])
     }
 
-    /// Makes the file shorter by `count` bytes, unless another process has written behind them.
+    /// Truncates the file by `count` bytes, unless another process has appended to it.
     fn shorten(&mut self, count: u64) -> io::Result<()> {
         let mut file = &*self.file;
         let end = file.stream_position()?;
@@ -143,7 +142,7 @@ impl LogFile {
         file.seek(SeekFrom::Start(end - count)).map(drop)
     }
 
-    /// Releases the page cache of the latest lines; on another thread, because that may wait for
+    /// Releases the page cache of the latest lines, on another thread because that may wait for
     /// the disk.
     fn release_elsewhere(&self) {
         if self.is_releasing.swap(true, Relaxed) {
@@ -161,10 +160,10 @@ impl LogFile {
     }
 }
 
-/// Opens what is there without waiting for it: a FIFO without a reader would hold up the start.
+/// Opens a path without blocking: a FIFO without a reader would hold up the start.
 fn open(path: &Path) -> io::Result<File> {
     let is_fifo = std::fs::metadata(path).is_ok_and(|data| data.file_type().is_fifo());
-    // A FIFO that is open for reading too has a reader, and takes lines until it is full.
+    // A FIFO that is also open for reading has a reader, and accepts lines until it is full.
     let mut options = OpenOptions::new();
     options.create(true).append(true).read(is_fifo);
     let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).expect("a small number");
@@ -174,8 +173,7 @@ fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Releases the page cache of the latest lines. It is only advice: if it fails, nothing is worse
-/// than before.
+/// Releases the page cache of the latest lines. This is only advice: if it fails, no harm is done.
 fn release(file: &File) {
     let end = file.metadata().map_or(0, |file| file.len());
     let start = end.saturating_sub(REACH);
@@ -195,7 +193,7 @@ fn forget(file: &File, start: u64, length: NonZeroU64) {
 #[cfg(not(target_os = "linux"))]
 fn forget(_: &File, _: u64, _: NonZeroU64) {}
 
-/// How many lines these are.
+/// The number of lines.
 pub(super) fn count(lines: &[u8]) -> u64 {
     memchr::memchr_iter(b'\n', lines).count() as u64
 }

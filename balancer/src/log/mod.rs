@@ -1,10 +1,10 @@
-//! What the balancer logs about itself and about requests, without ever waiting for a reader.
+//! The balancer's logs of itself and of requests, written without ever waiting for a reader.
 //!
-//! There are two logs. The [operator's log](operator) has changes of state and faults, on standard
-//! error; the [access log](crate::access_log) has one line for each request. Both end in a
-//! [`writer`]: a thread of its own behind a bounded buffer, because every descriptor can block some
-//! day. What cannot be written is dropped, counted and reported once. Nothing that a client, a
-//! worker or a name server sends can begin a line or move a terminal's cursor: see [`text`].
+//! There are two logs. The [operator's log](operator) contains changes of state and faults, on
+//! standard error; the [access log](crate::access_log) contains one line per request. Both end in a
+//! [`writer`]: a thread of its own behind a bounded buffer, because any descriptor can block some
+//! day. Lines that cannot be written are dropped, counted and reported once. Nothing that a client,
+//! a worker or a name server sends can begin a line or move a terminal's cursor: see [`text`].
 
 pub(crate) mod changes;
 mod file;
@@ -27,17 +27,17 @@ pub struct Logs {
 }
 
 impl Logs {
-    /// Those that are written.
+    /// The logs that are enabled.
     pub fn iter(&self) -> impl Iterator<Item = &LogWriter> {
         [&self.access, &self.operator].into_iter().flatten().map(|log| &**log)
     }
 
-    /// Has their files opened again, as after a rotation.
+    /// Reopens their files, as after a rotation.
     pub fn reopen(&self) {
         self.iter().for_each(LogWriter::reopen);
     }
 
-    /// Waits until all is written, for each no longer than `limit`.
+    /// Waits until everything is written, at most `limit` for each log.
     pub fn flush(&self, limit: Duration) {
         for log in self.iter() {
             log.flush(limit);

@@ -22,9 +22,9 @@ use crate::config::EventFormat;
 
 /// Bytes of events that may wait for a reader.
 const LIMIT: usize = 1024 * 1024;
-/// The target of lines that a local worker has printed.
+/// The target of lines printed by a local worker.
 pub(crate) const WORKER_OUTPUT: &str = "worker_output";
-/// Sends all events to standard error from now on, as far as `filter` lets them pass; panics too.
+/// Sends all events that pass `filter` to standard error from now on, including panics.
 pub fn start(filter: &str, format: EventFormat) -> anyhow::Result<Arc<LogWriter>> {
     use std::io::IsTerminal;
     let log = LogWriter::start("operator", &Destination::StandardError, LIMIT)?;
@@ -47,7 +47,7 @@ pub fn start(filter: &str, format: EventFormat) -> anyhow::Result<Arc<LogWriter>
     Ok(log)
 }
 
-/// How an event becomes a line.
+/// Formats events as lines.
 struct Lines {
     format: EventFormat,
     is_coloured: bool,
@@ -101,13 +101,13 @@ struct EventParts {
 #[derive(Debug)]
 enum Value {
     Text(String),
-    /// A number or a boolean, which JSON writes as it is.
+    /// A number or a boolean, which JSON writes without quotes.
     Bare(String),
 }
 
 impl Visit for EventParts {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        // What is recorded with `%` comes here too, and this is its text.
+        // Values recorded with `%` arrive here too; their debug output is their text.
         self.record_str(field, &format!("{value:?}"));
     }
 
@@ -155,7 +155,7 @@ impl EventParts {
         out
     }
 
-    /// What a worker printed, after its name.
+    /// The output of a worker, preceded by its name.
     fn output(&self) -> String {
         let mut out = String::new();
         for (_, value) in &self.values {

@@ -3,8 +3,8 @@
 
 use std::fmt::Write;
 
-/// A JSON string of bytes that may be anything. All that is not printable ASCII is escaped: the
-/// control characters of C1, directions of writing and line separators are none of JSON's business.
+/// Writes arbitrary bytes as a JSON string. Everything but printable ASCII is escaped, because JSON
+/// itself allows C1 control characters, directional marks and line separators.
 pub(crate) fn json(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'"');
     if is_plain(text) {
@@ -42,7 +42,7 @@ pub(crate) fn combined(out: &mut Vec<u8>, text: &[u8]) {
     }
 }
 
-/// Words for people: as they are, without what a terminal would not show.
+/// Text for people: unchanged, except for characters that a terminal would not show.
 pub(crate) fn message(out: &mut String, text: &str) {
     for character in text.chars() {
         match character {
@@ -52,7 +52,7 @@ pub(crate) fn message(out: &mut String, text: &str) {
     }
 }
 
-/// The value of a `name=value`, in quotes where its end could be mistaken.
+/// The value of a `name=value`, quoted if its end could be mistaken.
 pub(crate) fn value(out: &mut String, text: &str) {
     let is_simple = |character: char| character.is_ascii_graphic() && !"\"'\\=".contains(character);
     if !text.is_empty() && text.chars().all(is_simple) {
@@ -68,7 +68,7 @@ pub(crate) fn value(out: &mut String, text: &str) {
     out.push('"');
 }
 
-/// Bytes that should be text, with those that are none as `\xHH`.
+/// Bytes that should be text, with invalid ones as `\xHH`.
 pub(crate) fn lossy(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
@@ -89,7 +89,7 @@ fn is_plain(text: &[u8]) -> bool {
     if text.len() < 32 {
         !text.iter().any(|byte| is_odd(*byte))
     } else {
-        // Counting instead of looking for the first is what the compiler can do sixteen at a time.
+        // Unlike a search for the first one, counting is vectorised by the compiler, 16 at a time.
         text.iter().filter(|byte| is_odd(**byte)).count() == 0
     }
 }
@@ -98,8 +98,8 @@ fn is_plain(text: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    /// Quotes, a backslash, ends of lines, an escape, C1's CSI, DEL, a change of direction, and bytes
-    /// that are no text.
+    /// Quotes, a backslash, line ends, an escape, C1's CSI, DEL, a change of direction, and bytes
+    /// that are not text.
     const HOSTILE: &[u8] =
         b"a\"b\\c\r\nd\x1b[31me\xc2\x9bmf\x7fg\xe2\x80\xaeh\xff\xfei\xe2\x80\xa8";
 

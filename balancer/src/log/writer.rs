@@ -1,10 +1,10 @@
 //! The one thread that writes to a log, and the buffer in front of it.
 //!
 //! A pipe whose reader has stopped, a terminal that is paused, a disk or a network share that
-//! hangs: a write to any of them may block for any time. So no thread with other work ever writes.
-//! It hands over whole lines, and a thread of the log's own writes all there are whenever it is
-//! free. Their bytes are bounded; lines that do not fit are dropped and counted. Buffers are
-//! reused: one that is handed over is exchanged for one that was written.
+//! hangs: a write to any of them may block indefinitely. So no thread with other work ever writes.
+//! It hands over whole lines, and the log's own thread writes all pending ones whenever it is free.
+//! Their bytes are bounded; lines that do not fit are dropped and counted. Buffers are reused: one
+//! that is handed over is exchanged for one that was written.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -27,13 +27,13 @@ pub enum Destination {
     StandardOutput,
     /// This process's standard error.
     StandardError,
-    /// A file, or something else that has a path.
+    /// A file, or anything else with a path.
     Path(PathBuf),
 }
 
 impl Destination {
-    /// What a user wrote: a path, or `-` for standard output. The devices that stand for the
-    /// standard streams mean these, since a socket (as systemd connects) cannot be opened by path.
+    /// Parses a path, or `-` for standard output. Device paths of the standard streams mean the
+    /// streams themselves, since a socket (as systemd connects) cannot be opened by path.
     pub fn new(text: &Path) -> Self {
         match text.to_str() {
             Some("-" | "/dev/stdout" | "/dev/fd/1" | "/proc/self/fd/1") => Self::StandardOutput,
@@ -52,7 +52,7 @@ impl Destination {
     }
 }
 
-/// A log that takes lines without waiting.
+/// A log that accepts lines without blocking.
 #[derive(Debug)]
 pub struct LogWriter {
     inner: Arc<Inner>,
@@ -60,12 +60,12 @@ pub struct LogWriter {
 
 #[derive(Debug)]
 struct Inner {
-    /// Which log it is, in messages and metrics.
+    /// The name of the log in messages and metrics.
     name: &'static str,
-    /// Most bytes that may wait.
+    /// Maximum number of bytes that may wait.
     limit: usize,
     queue: Mutex<Queue>,
-    /// There is something to do for the thread.
+    /// Signals that there is work for the thread.
     work: Condvar,
     /// Signals that everything is written.
     done: Condvar,
@@ -78,17 +78,17 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Queue {
     blocks: VecDeque<Vec<u8>>,
-    /// What is in them, and in those that are being written.
+    /// Bytes in the blocks, and in those being written.
     bytes: usize,
     spare: Vec<Vec<u8>>,
     thread: Thread,
     is_closed: bool,
     must_reopen: bool,
-    /// Lines that were dropped since this was last reported.
+    /// Lines dropped since the last report.
     dropped: u64,
 }
 
-/// What the thread of a log is doing.
+/// The activity of a log's thread.
 #[derive(Debug, Default, PartialEq, Eq)]
 enum Thread {
     /// It looks for work.
@@ -100,12 +100,12 @@ enum Thread {
     Writing,
 }
 
-/// What became of lines.
+/// The fate of lines handed over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Appended {
     /// They will be written.
     Kept,
-    /// There was no room. `is_first` after a time in which there was.
+    /// There was no room.
     Dropped {
         /// Whether the lines before these were kept.
         is_first: bool,
@@ -127,20 +127,20 @@ impl LogWriter {
         });
         let writing = Arc::clone(&inner);
         let thread = std::thread::Builder::new().name(format!("log-{name}"));
-        // It ends with the last handle, or with the process if its descriptor stands still then.
+        // It ends with the last handle, or with the process if its descriptor blocks at that point.
         drop(thread.spawn(move || writing.run(file))?);
         Ok(Self { inner })
     }
 
-    /// Which log this is.
+    /// The name of the log.
     pub fn name(&self) -> &'static str {
         self.inner.name
     }
 
-    /// Has whole lines written, if there is room for them. Leaves an empty buffer.
+    /// Queues whole lines for writing, if there is room for them. Leaves an empty buffer.
     pub fn hand_over(&self, lines: &mut Vec<u8>) -> Appended {
         if lines.len() < lines.capacity() / 2 {
-            // Many buffers that are nearly empty would take more memory than the limit allows.
+            // Many nearly empty buffers would take more memory than the limit allows.
             let appended = self.append(lines);
             lines.clear();
             return appended;
@@ -160,7 +160,7 @@ impl LogWriter {
         Appended::Kept
     }
 
-    /// As [`Self::hand_over`], of lines that belong to another.
+    /// Like [`Self::hand_over`], for borrowed lines.
     pub fn append(&self, lines: &[u8]) -> Appended {
         let mut queue = self.inner.lock();
         if queue.bytes + lines.len() > self.inner.limit {
@@ -185,7 +185,7 @@ impl LogWriter {
         self.inner.work.notify_one();
     }
 
-    /// Waits until everything is written, but no longer than `limit`; false if that was too short.
+    /// Waits until everything is written, at most `limit`; false on timeout.
     pub fn flush(&self, limit: Duration) -> bool {
         let queue = self.inner.lock();
         let is_busy =
@@ -213,7 +213,7 @@ impl Drop for LogWriter {
     }
 }
 
-/// For writers of one line at a time; never an error.
+/// For callers that write one line at a time; never fails.
 impl Write for &LogWriter {
     fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
         self.append(lines);
@@ -225,7 +225,7 @@ impl Write for &LogWriter {
     }
 }
 
-/// What there is to do for the thread of a log.
+/// Work for the thread of a log.
 enum Work {
     Write { dropped: u64 },
     Reopen,
@@ -237,7 +237,7 @@ impl Inner {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes the thread if it waits, which can then have the queue at once.
+    /// Wakes the thread if it waits, after unlocking the queue for it.
     fn wake(&self, queue: MutexGuard<'_, Queue>) {
         let is_waiting = queue.thread == Thread::Waiting;
         drop(queue);
@@ -274,7 +274,7 @@ impl Inner {
         }
     }
 
-    /// Waits for work. Takes all blocks, and gives the memory of those that were written back.
+    /// Waits for work. Takes all blocks, and returns the memory of those already written for reuse.
     fn next(&self, blocks: &mut VecDeque<Vec<u8>>) -> Work {
         let mut queue = self.lock();
         queue.thread = Thread::Looking;
@@ -314,7 +314,7 @@ impl Inner {
         }
     }
 
-    /// Counts what was lost. It is said once, and once more when it is over.
+    /// Counts lost lines, and reports the start and the end of a failure.
     fn tell(&self, outcome: &Result<(), Lost>, is_failing: &mut bool) {
         match outcome {
             Ok(()) if *is_failing => {
@@ -333,14 +333,14 @@ impl Inner {
     }
 }
 
-/// Takes the processor after the threads that serve clients. Lines wait in memory meanwhile, and where
-/// no thread is ever idle, a tenth of a processor is left for them: more than they take.
+/// Gives the threads that serve clients priority over this one. Lines wait in memory meanwhile, and
+/// if no thread is ever idle, a tenth of a processor is left for them: more than they need.
 fn give_way() {
     #[cfg(target_os = "linux")]
     {
-        /// Beside a thread of the usual priority this one has a weight of 110 to 1024.
+        /// Against a thread of the usual priority, this one has a weight of 110 to 1024.
         const NICE: i32 = 10;
-        // On Linux the priority is the thread's own. Without it, lines are written all the same.
+        // On Linux the priority is per thread. If it cannot be set, lines are written all the same.
         let thread = Some(rustix::thread::gettid());
         if rustix::process::getpriority_process(thread).is_ok_and(|nice| nice < NICE) {
             let _unchanged = rustix::process::setpriority_process(thread, NICE);

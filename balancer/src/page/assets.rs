@@ -1,8 +1,8 @@
 //! The files of the page, compressed at build time.
 //!
-//! Every file is found under its own name, and under one that also names the edition of all of
-//! them. Its content under the latter never changes, so browsers may keep it and need not ask
-//! again; files that load each other by relative addresses stay within their edition.
+//! Every file has its own name, and a path that also names the edition of all of them. The content
+//! under the latter never changes, so browsers may keep it without revalidation; files that load
+//! each other by relative addresses stay within their edition.
 
 use std::fmt;
 
@@ -26,7 +26,7 @@ pub struct Asset {
 
 include!(concat!(env!("OUT_DIR"), "/assets.rs"));
 
-/// Where the current edition is found.
+/// The folder of the editions.
 pub(super) const FOLDER: &str = "assets/";
 
 impl fmt::Debug for Asset {
@@ -43,28 +43,27 @@ impl PartialEq for Asset {
 
 impl Eq for Asset {}
 
-/// What the pages look like.
+/// The style sheet of the pages.
 pub(super) fn style() -> Inline {
     Inline::of("style.css")
 }
 
-/// What runs before a page is painted.
+/// The script that runs before a page is painted.
 pub(super) fn first_script() -> Inline {
     Inline::of("theme.js")
 }
 
-/// A file that stands within the pages: a browser that had to ask for it would show nothing before
-/// it has come.
+/// A file embedded in the pages: a browser that had to request it would show nothing until then.
 #[derive(Debug)]
 pub(super) struct Inline {
-    /// The text, for between the tags.
+    /// The text between the tags.
     pub text: &'static str,
-    /// How the content security policy names it.
+    /// Its name in the content security policy.
     pub digest: &'static str,
 }
 
 impl Inline {
-    /// That the files are there, and are text, is tested.
+    /// A test checks that the files exist and are text.
     fn of(name: &str) -> Self {
         let asset = ASSETS.iter().find(|asset| asset.name == name);
         let text = asset.and_then(|asset| str::from_utf8(asset.plain).ok()).unwrap_or_default();
@@ -72,14 +71,14 @@ impl Inline {
     }
 }
 
-/// The folder of the current edition, seen from the root.
+/// The folder of the current edition, relative to the root.
 pub(super) fn folder() -> String {
     format!("{FOLDER}{EDITION}/")
 }
 
 impl Asset {
-    /// The file at a path, and whether what stands there never changes. A page of another edition,
-    /// as of a process that was replaced, gets the file of this one.
+    /// The file at a path, and whether its content never changes. A page of another edition, as of
+    /// a process that was replaced, gets the file of this one.
     pub fn find(path: &str) -> Option<(&'static Self, bool)> {
         let path = path.strip_prefix('/')?;
         let (edition, name) = match path.strip_prefix(FOLDER) {
@@ -91,7 +90,7 @@ impl Asset {
         Some((asset, edition == Some(EDITION)))
     }
 
-    /// The file, for a client with these fields.
+    /// The response for a client with these fields.
     pub fn respond(&self, is_final: bool, fields: &HeaderMap) -> Response<Bytes> {
         let caching = if is_final { "public, max-age=31536000, immutable" } else { "no-cache" };
         let mut response = Response::new(Bytes::new());

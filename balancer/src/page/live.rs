@@ -1,9 +1,9 @@
-//! The status as it changes, for open pages: a stream of server-sent events for each.
+//! Live status updates for open pages, each with its own stream of server-sent events.
 //!
-//! One task looks at the fleet a few times per second, formats what has changed once for all
-//! streams, and does nothing while no page is open. A slow stream skips updates. The number of
-//! streams is limited, and each ends after a while like any other answer; browsers reconnect by
-//! themselves, and pages without a stream poll the status.
+//! One task checks the fleet a few times per second, formats changes once for all streams, and does
+//! nothing while no page is open. A slow stream skips updates. The number of streams is limited,
+//! and each ends after a while like any other answer; browsers reconnect by themselves, and pages
+//! without a stream poll the status.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -18,16 +18,16 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 use crate::budget::Budget;
 
-/// Streams at a time.
+/// Maximum number of concurrent streams.
 const MAX_WATCHERS: usize = 256;
 /// Time between two looks at the fleet.
 const PERIOD: Duration = Duration::from_millis(200);
-/// A stream in which nothing happens says so after this long: its client may have gone.
+/// An idle stream sends a comment after this time, because its client may have gone.
 const BEAT: Duration = Duration::from_secs(10);
 /// A stream ends after this long. No limit on the time of an answer is shorter.
 const LENGTH: Duration = Duration::from_secs(25);
 
-/// The latest event, and who waits for the next.
+/// The latest event and the streams that wait for the next.
 #[derive(Debug)]
 pub struct Live {
     latest: watch::Sender<Bytes>,
@@ -44,7 +44,7 @@ impl Default for Live {
 }
 
 impl Live {
-    /// One more stream, which begins with this status; `None` if there are too many.
+    /// Opens another stream, which begins with this status; `None` if there are too many.
     pub fn watch(self: &Arc<Self>, status: impl FnOnce() -> Value) -> Option<Watcher> {
         self.watchers.take(1).then(|| Watcher {
             live: Arc::clone(self),
@@ -54,7 +54,7 @@ impl Live {
         })
     }
 
-    /// Has the streams end with their next event.
+    /// Ends the streams with their next event.
     pub(crate) fn end(&self) {
         self.is_over.store(true, Relaxed);
     }
@@ -83,18 +83,18 @@ fn event(status: &Value) -> Bytes {
     Bytes::from(format!("retry: 1000\ndata: {status}\n\n"))
 }
 
-/// One stream of events, to one open page.
+/// The stream of events for one open page.
 #[derive(Debug)]
 pub struct Watcher {
     live: Arc<Live>,
     changes: watch::Receiver<Bytes>,
-    /// What the stream begins with.
+    /// The first event of the stream.
     first: Option<Bytes>,
     until: Instant,
 }
 
 impl Watcher {
-    /// The events, to the end of the stream.
+    /// The events until the end of the stream.
     pub fn events(self) -> impl Stream<Item = Bytes> + 'static {
         unfold(self, |mut watcher| async move {
             let event = watcher.next().await?;

@@ -2,8 +2,8 @@
 //!
 //! A broken template is a defect of the build: the tests render each of them in each language. The
 //! page loads only its own files, and the content security policy makes browsers enforce that; what
-//! it is painted with stands within it. Every text is in one file for each language, those of the
-//! scripts too.
+//! it needs for painting is embedded in it. All texts, including those of the scripts, are in one
+//! file per language.
 
 mod assets;
 mod live;
@@ -36,14 +36,14 @@ pub use status::status;
 use crate::config::DefaultModel;
 use crate::headers::{self, Origin};
 
-/// Model of photos of anything, which has to be fetched first.
+/// Model for photos of anything, which must be downloaded first.
 const PHOTO_MODEL: &str = "mobilenet_v2";
-/// Model of handwritten digits.
+/// Model for handwritten digits.
 const DIGIT_MODEL: &str = "mnist";
-/// Model of the measurements of an iris.
+/// Model for the measurements of an iris.
 const IRIS_MODEL: &str = "iris_model";
 
-/// What a page may load: its own files, and what stands within it.
+/// What a page may load: its own files, and what is embedded in it.
 static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let (style, script) = (assets::style().digest, assets::first_script().digest);
     let policy = format!(
@@ -63,7 +63,7 @@ const SOURCES: [(&str, &str); 6] = [
     ("endpoint.html", include_str!("../../../templates/endpoint.html")),
 ];
 
-/// All pages, ready to be filled.
+/// All pages, ready to be rendered.
 #[derive(Debug)]
 pub struct Pages {
     environment: Environment<'static>,
@@ -78,9 +78,9 @@ pub struct Pages {
 #[derive(Debug)]
 struct Texts {
     page: Value,
-    /// Those of the scripts, as JSON that may stand in a page.
+    /// Texts of the scripts, as JSON that can be embedded in a page.
     scripts: String,
-    /// The same with those of the operator's view.
+    /// The same, including the scripts of the operator's view.
     operator_scripts: String,
 }
 
@@ -89,7 +89,7 @@ struct Texts {
 pub enum Outcome {
     /// The worker's JSON answer, and how many milliseconds it took.
     Prediction(Json, f64),
-    /// A sentence that stands in place of a prediction.
+    /// A message in place of a prediction.
     Message(String),
 }
 
@@ -98,20 +98,20 @@ pub enum Outcome {
 pub struct Reader {
     /// The path of the page.
     pub path: Box<str>,
-    /// Scheme and host that the reader reached the balancer by.
+    /// Scheme and host by which the reader reached the balancer.
     pub address: Box<str>,
-    /// The language that the texts are in.
+    /// The language of the texts.
     pub language: Language,
     takes_gzip: bool,
 }
 
 impl Reader {
-    /// As a request says that a client sent.
+    /// The reader described by a client's request.
     pub fn of(head: &request::Parts, origin: &Origin) -> Self {
         Self::new(&head.uri, &head.headers, Some(origin))
     }
 
-    /// As a request says; without a client behind it, it is an operator's.
+    /// The reader described by a request; without an `origin`, it is an operator.
     pub fn new(uri: &Uri, fields: &HeaderMap, origin: Option<&Origin>) -> Self {
         let text = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
         let forwarded = |name| {
@@ -120,7 +120,7 @@ impl Reader {
             } else {
                 None
             };
-            // Of several proxies the first is the one that the reader sees.
+            // Of several proxies, the reader sees the first.
             value
                 .and_then(text)
                 .map(|all| all.split(',').next().unwrap_or_default().trim().to_owned())
@@ -143,7 +143,7 @@ impl Reader {
         }
     }
 
-    /// The relative way from here to the root.
+    /// The relative path from here to the root.
     fn root(&self) -> String {
         "../".repeat(self.path.matches('/').count().saturating_sub(1).min(20))
     }
@@ -176,7 +176,7 @@ impl Pages {
         self.render("index.html", self.index_values(reader, snapshot))
     }
 
-    /// The upload page with an answer in it.
+    /// Renders the upload page with an answer in it.
     pub fn result(&self, reader: &Reader, snapshot: &Snapshot, outcome: Outcome) -> Bytes {
         let index = self.index_values(reader, snapshot);
         let values = match outcome {
@@ -188,7 +188,7 @@ impl Pages {
         self.render("result.html", values)
     }
 
-    /// The page for a request that failed.
+    /// Renders the page for a request that failed.
     pub fn error(
         &self,
         reader: &Reader,
@@ -206,7 +206,7 @@ impl Pages {
         self.render("error.html", values)
     }
 
-    /// The state of the fleet, as `/fleet.json` has it, for operators.
+    /// Renders the state of the fleet for operators, with the data of `/fleet.json`.
     pub fn fleet(&self, reader: &Reader, fleet: Json) -> Bytes {
         let texts = self.texts(reader);
         let values = context! {
@@ -266,7 +266,7 @@ impl Pages {
     }
 }
 
-/// The texts of a language. That they parse is tested.
+/// The texts of a language. A test checks that they parse.
 fn texts(language: Language) -> Texts {
     let source = match language {
         Language::English => include_str!("../../../templates/texts.en.json"),
@@ -279,13 +279,13 @@ fn texts(language: Language) -> Texts {
     Texts { page: Value::from(Serde(texts)), scripts, operator_scripts: in_page(&all) }
 }
 
-/// The texts at this place, which are not there any more.
+/// Removes the texts at this path and returns them.
 fn take(texts: &mut Json, place: &str) -> Map<String, Json> {
     let taken = texts.pointer_mut(place).map(Json::take);
     if let Some(Json::Object(taken)) = taken { taken } else { Map::new() }
 }
 
-/// Texts as JSON that may stand in a page: nothing in it may end the element that it stands in.
+/// Texts as JSON that can be embedded in a page: nothing in it can end the enclosing element.
 fn in_page(texts: &Map<String, Json>) -> String {
     serde_json::to_string(texts).unwrap_or_default().replace('<', "\\u003c")
 }
@@ -311,8 +311,8 @@ pub fn text(snapshot: &Snapshot) -> String {
     )
 }
 
-/// A page as it is sent: compressed if the client accepts that, and tagged, so that it need not be
-/// sent again while nothing in it has changed.
+/// A page as it is sent: compressed if the client accepts that, and tagged, so that it is not sent
+/// again until something in it has changed.
 pub fn respond(page: Bytes, reader: &Reader) -> Response<Bytes> {
     let mut hasher = DefaultHasher::new();
     page.hash(&mut hasher);
@@ -330,7 +330,7 @@ pub fn respond(page: Bytes, reader: &Reader) -> Response<Bytes> {
     response
 }
 
-/// The same, or only that nothing has changed.
+/// The same, or `304 Not Modified` if the client has it already.
 pub fn respond_unless_known(page: Bytes, reader: &Reader, fields: &HeaderMap) -> Response<Bytes> {
     let mut response = respond(page, reader);
     let tag = response.headers().get(ETAG).and_then(|tag| tag.to_str().ok());

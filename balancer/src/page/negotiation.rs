@@ -1,13 +1,13 @@
-//! What a browser's header fields say about how it wants a page; pure.
+//! How a browser wants a page, according to its header fields; pure.
 
 use http::HeaderMap;
 use http::header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE, IF_NONE_MATCH};
 use message::accept::listed;
 
-/// A language that the page speaks.
+/// A language of the pages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Language {
-    /// English, where a browser prefers neither language.
+    /// English, the default if a browser prefers neither language.
     #[default]
     English,
     /// German (Deutsch).
@@ -15,7 +15,7 @@ pub enum Language {
 }
 
 impl Language {
-    /// Every language that the pages have.
+    /// Every language of the pages.
     pub const ALL: [Self; 2] = [Self::English, Self::German];
 
     /// Its tag (RFC 5646).
@@ -31,7 +31,7 @@ impl Language {
         Self::ALL.into_iter().find(|language| language.tag().eq_ignore_ascii_case(primary))
     }
 
-    /// The one that `?lang=` names, or the one that the browser prefers.
+    /// The language that `?lang=` names, or the one that the browser prefers.
     pub fn of(query: Option<&str>, fields: &HeaderMap) -> Self {
         let mut pairs = query.unwrap_or_default().split('&');
         let named = pairs.find_map(|pair| pair.strip_prefix("lang=")).and_then(Self::of_tag);
@@ -42,13 +42,13 @@ impl Language {
         let known = |(tag, quality)| Some((Self::of_tag(std::str::from_utf8(tag).ok()?)?, quality));
         let ranges = listed(fields, &ACCEPT_LANGUAGE).filter_map(known);
         let welcome = ranges.filter(|(_, quality)| *quality > 0);
-        // Of several that are equal the first counts.
+        // Of several equal ones, the first counts.
         let best = welcome.reduce(|best, next| if next.1 > best.1 { next } else { best });
         best.map(|(language, _)| language)
     }
 }
 
-/// Whether a client takes gzip.
+/// Whether a client accepts gzip.
 pub(super) fn takes_gzip(fields: &HeaderMap) -> bool {
     let mut any = false;
     for (coding, quality) in listed(fields, &ACCEPT_ENCODING) {
@@ -63,14 +63,14 @@ pub(super) fn takes_gzip(fields: &HeaderMap) -> bool {
     any
 }
 
-/// Whether a client has what this tag stands for.
+/// Whether a client has the version with this entity tag.
 pub(super) fn has(fields: &HeaderMap, tag: &str) -> bool {
     let tag = bare(tag);
     let lines = fields.get_all(IF_NONE_MATCH).iter().filter_map(|line| line.to_str().ok());
     lines.flat_map(|line| line.split(',')).map(bare).any(|known| known == tag || known == "*")
 }
 
-/// A tag without the mark of those that stand for equal meaning only.
+/// An entity tag without the mark of a weak one.
 fn bare(tag: &str) -> &str {
     let tag = tag.trim();
     tag.strip_prefix("W/").unwrap_or(tag)

@@ -1,7 +1,7 @@
-//! What an open page is told about the fleet, as `/status.json` has it.
+//! The status of the fleet for open pages, as in `/status.json`.
 //!
-//! Models, and how many workers can take requests, are public. Names,
-//! states and counts of the single workers are left out where the fleet is not public.
+//! Models are public. Everything about workers, even their number, is left out if the fleet is not
+//! public.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::Ordering::Relaxed;
@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 
 use crate::config::{Config, DefaultModel};
 
-/// Workers that are listed one by one: as many as a page can show.
+/// Maximum number of workers listed individually: as many as a page can show.
 const MAX_TOLD: usize = 32;
 
-/// The status as of now.
+/// The current status.
 pub fn status(fleet: &Fleet, config: &Config, is_ready: bool) -> Value {
     let snapshot = fleet.pool.snapshot();
     let is_public = config.is_fleet_public;
@@ -30,7 +30,7 @@ pub fn status(fleet: &Fleet, config: &Config, is_ready: bool) -> Value {
     status
 }
 
-/// What a snapshot alone says, and the model of requests that name none where an operator has fixed it.
+/// The part given by a snapshot, with the model for requests that name none (`default` if set).
 pub(super) fn of_snapshot(snapshot: &Snapshot, is_public: bool, default: Option<&str>) -> Value {
     let images = image_models(snapshot);
     let (images, tables): (Vec<&str>, Vec<&str>) =
@@ -48,7 +48,7 @@ pub(super) fn of_snapshot(snapshot: &Snapshot, is_public: bool, default: Option<
     status
 }
 
-/// Names and states of the workers that are shown one by one.
+/// Names and states of the workers that are listed individually.
 pub(super) fn workers(snapshot: &Snapshot, is_public: bool) -> Value {
     let told = snapshot.all().iter().take(if is_public { MAX_TOLD } else { 0 });
     told.map(|endpoint| {
@@ -60,7 +60,7 @@ pub(super) fn workers(snapshot: &Snapshot, is_public: bool) -> Value {
     .collect()
 }
 
-/// Names of the models that take pictures.
+/// Names of the models that accept images.
 fn image_models(snapshot: &Snapshot) -> BTreeSet<String> {
     let told = snapshot.all().iter().filter_map(|endpoint| endpoint.models());
     let images = |models: &Vec<wire::ModelIndexEntry>| {
@@ -89,7 +89,7 @@ fn endpoints(snapshot: &Snapshot, kind: Kind) -> Value {
 }
 
 /// The share of the picks that each endpoint can expect while all are alike: the same for all,
-/// except under the policy that uses weights. `None` where the requests decide it.
+/// except under the policy that uses weights. `None` if it depends on the requests.
 pub(crate) fn shares(snapshot: &Snapshot, kind: Kind) -> Vec<Option<f64>> {
     let weight = |endpoint: &Endpoint| match kind {
         Kind::Weighted => f64::from(endpoint.weight()),

@@ -2,9 +2,9 @@
 //!
 //! hyper hands over an answer in one piece and considers it written; it is written together with
 //! those of the other connections as soon as every request of the round has been handled (see
-//! [`crate::write_queue`]). Long answers, and what the client does not take, are written at once, so no
-//! more than [`MOST`] bytes ever wait here. Nothing is lost: closing the stream writes first, and
-//! dropping it leaves its last bytes to the end of the round.
+//! [`crate::write_queue`]). Long answers, and what the client does not take, are written
+//! immediately, so no more than [`MOST`] bytes ever wait here. Nothing is lost: closing the stream
+//! writes first, and dropping it leaves its last bytes to the end of the round.
 
 use std::cell::{Cell, RefCell};
 use std::io::{Error, ErrorKind, Result};
@@ -19,10 +19,10 @@ use super::stream::Watched;
 use super::transport::Transport;
 use crate::write_queue;
 
-/// More bytes than this do not wait.
+/// Maximum number of bytes that wait.
 const MOST: usize = 16 * 1024;
 
-/// A stream whose short writes wait.
+/// A stream whose short writes are deferred.
 #[derive(Debug)]
 pub(super) struct Deferred<S> {
     shared: Rc<Shared<S>>,
@@ -33,7 +33,7 @@ pub(super) struct Deferred<S> {
 struct Shared<S> {
     stream: RefCell<Watched<S>>,
     unsent: RefCell<Vec<u8>>,
-    /// Whether the end of the round is waited for.
+    /// Whether a write waits for the end of the round.
     is_deferred: Cell<bool>,
     has_failed: Cell<bool>,
 }
@@ -49,8 +49,8 @@ impl<S> Deferred<S> {
         Self { shared }
     }
 
-    /// Has `bytes` read before anything else: they were read and not used. They are copied, because
-    /// even an empty piece of hyper's buffer would keep all of it.
+    /// Puts back `bytes`, which were read but not used, to be read before anything else. They are
+    /// copied, because even an empty slice of hyper's buffer would keep all of it.
     pub(super) fn put_back(&self, bytes: &[u8]) {
         if !bytes.is_empty() {
             let mut stream = self.shared.stream.borrow_mut();
@@ -58,7 +58,7 @@ impl<S> Deferred<S> {
         }
     }
 
-    /// Whether nothing is left to do but to wait for the client. Gives memory back.
+    /// Whether all that is left is to wait for the client. Releases memory.
     pub(super) fn is_quiet(&self) -> bool {
         let mut unsent = self.shared.unsent.borrow_mut();
         if unsent.is_empty() {
@@ -67,7 +67,7 @@ impl<S> Deferred<S> {
         unsent.is_empty() && self.shared.stream.borrow().before.is_empty()
     }
 
-    /// Whether the client sends nothing more.
+    /// Whether the client will send nothing more.
     pub(super) fn is_at_end(&self) -> bool {
         self.shared.stream.borrow().is_at_end
     }
@@ -88,7 +88,7 @@ impl<S: Transport + 'static> Transport for Deferred<S> {
 }
 
 impl<S: Transport> Shared<S> {
-    /// Writes what waits, as far as that is possible.
+    /// Writes as much as possible of what waits.
     fn poll_unsent(&self, context: &mut Context<'_>) -> Poll<Result<()>> {
         let mut unsent = self.unsent.borrow_mut();
         let mut stream = self.stream.borrow_mut();
@@ -112,7 +112,7 @@ impl<S: Transport> Shared<S> {
         polled
     }
 
-    /// Fails as soon as a write has failed.
+    /// Fails once a write has failed.
     fn check(&self) -> Result<()> {
         if self.has_failed.get() { Err(Error::from(ErrorKind::BrokenPipe)) } else { Ok(()) }
     }
@@ -126,7 +126,7 @@ impl<S: Transport> write_queue::Deferred for Shared<S> {
             Poll::Pending => false,
         };
         if !is_done {
-            // The connection goes on with it, or hears of the failure.
+            // The connection's task continues the write, or learns of the failure.
             self.stream.borrow().client.wake();
         }
     }

@@ -1,9 +1,9 @@
-//! A client connection that speaks HTTP/1: one request after the other.
+//! A client connection that speaks HTTP/1, with requests in sequence.
 //!
-//! While it is idle it is parked: hyper is dropped, and what remains is a socket and a few words of
-//! memory. What hyper had read and not used (half of the next head, an empty line) is kept and read
-//! again, so parking is never noticed. Only a client that will send nothing more is disconnected at
-//! once; one that may still be sending when its last answer is given gets the time to see it.
+//! An idle connection is parked: hyper is dropped, and what remains is a socket and a few words of
+//! memory. What hyper had read but not used (half of the next head, an empty line) is kept and read
+//! again, so parking is never noticed. Only a client that will send nothing more is disconnected
+//! immediately; one that may still be sending when its last answer is given gets time to read it.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -29,7 +29,7 @@ use crate::traffic::Flag;
 
 /// hyper reads a request head, and pieces of its body, into a buffer of at most this size.
 const MAX_BUFFER: usize = 64 * 1024;
-/// The answer to a client whose head takes too long.
+/// The answer to a client whose request head takes too long.
 const TOO_LATE: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
@@ -39,17 +39,17 @@ const WRONG_VERSION: &[u8] =
       content-length: 92\r\n\r\n\
       {\"error\":\"this port speaks HTTP/1.1; HTTP/2 needs TLS with ALPN, or a balancer with --h2c\"}\n";
 
-/// Why a connection is not served any further.
+/// Why a connection is no longer served.
 enum Pause {
     /// The connection waits for another request.
     Idle,
     /// A time limit is over.
     Overdue,
-    /// It has come to its end.
+    /// The connection has ended.
     Over(hyper::Result<()>),
 }
 
-/// Serves requests until the connection is over; `before` was read already.
+/// Serves requests until the connection is over; `before` has already been read.
 pub(super) async fn serve<S: Transport + 'static>(
     shard: &Rc<Shard>,
     client: &Rc<Client>,
@@ -68,7 +68,8 @@ pub(super) async fn serve<S: Transport + 'static>(
             }
         }
         shard.clients.unpark(client, shard.write_queue.now());
-        // One future for all of it: each more would cost something in every poll of every request.
+        // A single future for all of it: each further one would add a cost to every poll of
+        // every request.
         let service = service_fn(|request: Request<Incoming>| {
             let (head, body) = request.into_parts();
             client.head_arrived(body.is_end_stream(), shard.write_queue.now());
@@ -77,7 +78,8 @@ pub(super) async fn serve<S: Transport + 'static>(
         let mut connection = Box::new(
             http1::Builder::new()
                 .max_buf_size(MAX_BUFFER)
-                // Answers are short: copying them behind their heads is cheaper than a list of buffers.
+                // Answers are short: copying them after their heads is cheaper than a
+                // list of buffers.
                 .writev(false)
                 .serve_connection(TokioIo::new(stream), service),
         );
@@ -100,8 +102,8 @@ pub(super) async fn serve<S: Transport + 'static>(
     }
 }
 
-/// Gives the stream back when the connection is idle, and ends it otherwise. hyper has read `unused`
-/// and not used it.
+/// Returns the stream if the connection is idle, and ends it otherwise. hyper has read `unused` but
+/// not used it.
 async fn stop<S: Transport + 'static>(
     shard: &Rc<Shard>,
     client: &Rc<Client>,
@@ -110,7 +112,7 @@ async fn stop<S: Transport + 'static>(
     unused: Bytes,
 ) -> Option<Deferred<S>> {
     let unused = without_empty_lines(unused);
-    // Where nothing is answered, what is left over is the beginning of a head.
+    // If no request is being answered, the unused bytes are the beginning of a head.
     let is_head = !unused.is_empty() && client.is_awaited();
     match pause {
         Pause::Idle => {
@@ -129,7 +131,7 @@ async fn stop<S: Transport + 'static>(
             }
             hang_up(&mut stream).await;
             if is_head && !stream.is_at_end() {
-                // It may be sending, if slowly.
+                // The client may still be sending, if slowly.
                 linger(shard, client, &mut stream).await;
             }
         }
@@ -153,7 +155,7 @@ async fn stop<S: Transport + 'static>(
     None
 }
 
-/// An empty line before a request line means nothing (RFC 9112, 2.2).
+/// Empty lines before a request line are ignored (RFC 9112, 2.2).
 fn without_empty_lines(mut bytes: Bytes) -> Bytes {
     while let Some(count @ 1..) =
         [&b"\r\n"[..], b"\n"].iter().find(|line| bytes.starts_with(line)).map(|line| line.len())
@@ -163,7 +165,7 @@ fn without_empty_lines(mut bytes: Bytes) -> Bytes {
     bytes
 }
 
-/// Says something that needs no waiting, unless the client still has to take an answer.
+/// Sends `text` without waiting, unless the client has yet to take an answer.
 async fn say<S: Transport + 'static>(client: &Client, stream: &mut Deferred<S>, text: &[u8]) {
     if client.is_blocked() {
         return;
@@ -175,8 +177,8 @@ async fn say<S: Transport + 'static>(client: &Client, stream: &mut Deferred<S>, 
     .await;
 }
 
-/// Counts and logs what the client did wrong; whether it was told so. If it left before all of a head
-/// was here, `is_head`, it is not there any more.
+/// Counts and logs what the client did wrong; returns whether the client was told. If not, it has
+/// left: within the head of a request, if `is_head`.
 fn note(shard: &Shard, client: &Client, error: &hyper::Error, is_head: bool) -> bool {
     if !error.is_parse() {
         tracing::debug!(reason = %error, "connection closed");

@@ -1,9 +1,9 @@
 //! The end of a connection on which the client may still be sending.
 //!
-//! Closing a socket while bytes come in resets the connection, and a reset overtakes the answer:
-//! the client would never see why it was refused. So the balancer first ends its own side, and then
+//! Closing a socket while bytes arrive resets the connection, and a reset overtakes the answer: the
+//! client would never see why it was refused. So the balancer first ends its own side, and then
 //! reads and discards what the client still sends until the client ends its side too, within
-//! limits. They are the same for clients, for streams of HTTP/2 and for operators.
+//! limits. The limits are the same for clients, for HTTP/2 streams and for operators.
 
 use std::future::poll_fn;
 use std::io::Error;
@@ -18,10 +18,10 @@ use super::transport::{Transport, guarded};
 use crate::forward::collect::{MAX_DISCARDED, MAX_PAUSE, MAX_TIME};
 use crate::shard::{Client, Shard};
 
-/// Read at a time.
+/// Bytes read at a time.
 const PIECE: usize = 16 * 1024;
 
-/// Ends this side of a connection as its protocol wants it, without waiting for anything.
+/// Ends this side of a connection as its protocol requires, without waiting for anything.
 pub(super) async fn hang_up<S: Transport>(stream: &mut S) {
     poll_fn(|context| {
         drop(Pin::new(&mut *stream).poll_shutdown(context));
@@ -30,7 +30,7 @@ pub(super) async fn hang_up<S: Transport>(stream: &mut S) {
     .await;
 }
 
-/// Waits for the end of `stream`, whose other direction has ended.
+/// Waits for the client to end its side of `stream`; the balancer's own side has ended.
 pub(super) async fn linger<S: Transport>(shard: &Shard, client: &Client, stream: &mut S) {
     let start = shard.waits.now();
     client.linger(start);

@@ -1,26 +1,26 @@
 //! The listening sockets: one for each thread, all on the same address.
 //!
-//! `SO_REUSEPORT` lets the kernel spread new connections over the threads without any of them
-//! touching another's queue. A socket that systemd holds is shared by all threads instead: it
-//! outlives every restart, so no connection is ever refused. `TCP_NODELAY` is inherited by what is
-//! accepted.
+//! `SO_REUSEPORT` lets the kernel spread new connections over the threads without any of
+//! them touching another's queue. A socket that systemd holds is shared by all threads
+//! instead: it outlives every restart, so no connection is ever refused. Accepted
+//! connections inherit `TCP_NODELAY`.
 
 use std::net::{SocketAddr, TcpListener};
 
 use listenfd::ListenFd;
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Connections that may wait to be accepted, for each thread.
+/// Connections that may wait to be accepted, per thread.
 const BACKLOG: i32 = 4096;
 
-/// How a socket gets on with others at its address.
+/// How a socket shares its address with others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sharing {
     /// There must be no other.
     Alone,
-    /// There must be no other yet; of this process there will be more.
+    /// There must be no other yet; more of this process will follow.
     First,
-    /// There are others of this process.
+    /// There are already others of this process.
     Next,
 }
 
@@ -48,8 +48,8 @@ pub fn inherited() -> std::io::Result<Option<TcpListener>> {
     Ok(Some(socket))
 }
 
-/// Spreads sockets over `count` threads: each gets at least one, and none is left out, because
-/// clients may wait in its queue.
+/// Spreads sockets over `count` threads: each thread gets at least one, and no socket is left out,
+/// because clients may wait in its queue.
 pub fn spread(sockets: Vec<TcpListener>, count: usize) -> std::io::Result<Vec<Vec<TcpListener>>> {
     let mut shards: Vec<Vec<TcpListener>> = Vec::new();
     shards.resize_with(count, Vec::new);
@@ -65,7 +65,7 @@ pub fn spread(sockets: Vec<TcpListener>, count: usize) -> std::io::Result<Vec<Ve
 fn open(address: SocketAddr, sharing: Sharing) -> std::io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    // Elsewhere nothing is taken over, and a new process has to find a place beside the old one.
+    // Elsewhere nothing is taken over, and a new process has to be able to bind beside the old one.
     let shares_later = sharing == Sharing::First && cfg!(target_os = "linux");
     socket.set_reuse_port(sharing != Sharing::Alone && !shares_later)?;
     socket.set_tcp_nodelay(true)?;
@@ -75,7 +75,8 @@ fn open(address: SocketAddr, sharing: Sharing) -> std::io::Result<TcpListener> {
     }
     socket.bind(&address.into())?;
     if shares_later {
-        // Linux looks at this when the others are bound: they may come, strangers were seen.
+        // Linux checks this when another socket is bound: ours may follow now, and a foreign one
+        // would have been noticed above.
         socket.set_reuse_port(true)?;
     }
     socket.listen(BACKLOG)?;

@@ -1,8 +1,8 @@
-//! The front: threads, their listeners, and the connections of clients.
+//! The front end: threads, their listeners, and client connections.
 //!
-//! Every thread accepts from a socket of its own (the kernel spreads new connections over them) and
-//! serves a connection to its end. On shutdown a thread takes what is already waiting in its
-//! socket, lets every request finish, and closes.
+//! Every thread accepts from its own socket (the kernel spreads new connections over them) and
+//! serves a connection to its end. On shutdown a thread accepts the connections that already wait
+//! at its socket, lets every request finish, and closes.
 
 mod connection;
 mod deferred;
@@ -40,17 +40,18 @@ use crate::access_log::Buffer;
 use crate::shard::{Shard, Waits};
 use crate::shared::Shared;
 
-/// Pause after the system refused a connection, so that the loop does not spin.
+/// Pause after a failed accept, so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Time for other requests between two lots of waiting ones that are refused.
+/// Pause between two batches of waiting requests that are refused, so that others can run.
 const SHED_PAUSE: Duration = Duration::from_millis(1);
 
 /// Slow chores are done once per this many sweeps.
 const SWEEPS_PER_CHORE: u32 = 20;
-/// Most connections that are taken from a socket's queue when the balancer stops: twice what fits.
+/// Maximum number of connections accepted from a socket's queue when the balancer stops:
+/// twice what fits.
 const MAX_WAITING: u32 = 8192;
-/// This many connections are accepted before the accepted ones are served.
+/// After accepting this many connections, the task yields so that they are served.
 const ACCEPTED_AT_ONCE: u32 = 64;
 
 /// Starts one thread for each group of listeners. They end some time after `shutdown` becomes true.
@@ -120,8 +121,8 @@ async fn listen(shard: Rc<Shard>, listener: TcpListener, mut shutdown: watch::Re
     }
 }
 
-/// The next client. While a successor is there all new ones are its: where workers join, one of them that were heard
-/// by either process by chance would be unknown to the one that stays.
+/// Accepts the next client. While a successor runs, all new clients are left to it: where workers
+/// join, a worker that reached either process by chance could be unknown to the one that stays.
 async fn next(
     listener: &TcpListener,
     successor: Option<&mut watch::Receiver<bool>>,
@@ -133,12 +134,12 @@ async fn next(
             told = successor.wait_for(|is_there| *is_there) => if told.is_err() { break },
         }
     }
-    // Nothing more is heard: this process is about to end, or cannot be taken over.
+    // There is no more news of a successor: this process is about to end, or cannot be taken over.
     if *successor.borrow() { std::future::pending().await } else { listener.accept().await }
 }
 
-/// Takes the connections that the kernel has accepted already: to close the socket would reset
-/// them. The socket itself is asked, because what the runtime knows of it is older.
+/// Takes the connections that the kernel has already accepted: closing the socket would reset them.
+/// The socket itself is polled, because the runtime's knowledge of it is older.
 async fn take_waiting(shard: &Rc<Shard>, listener: TcpListener) -> std::io::Result<()> {
     let listener = listener.into_std()?;
     for number in 1..=MAX_WAITING {
@@ -148,7 +149,7 @@ async fn take_waiting(shard: &Rc<Shard>, listener: TcpListener) -> std::io::Resu
                 connection::start(shard, TcpStream::from_std(stream)?, peer);
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-            // That one had gone already.
+            // That client has already gone.
             Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
             Err(error) => return Err(error),
         }
@@ -162,7 +163,7 @@ async fn take_waiting(shard: &Rc<Shard>, listener: TcpListener) -> std::io::Resu
 async fn accept(shard: &Rc<Shard>, accepted: std::io::Result<(TcpStream, SocketAddr)>) {
     match accepted {
         Ok((stream, peer)) => connection::start(shard, stream, peer),
-        // That client has gone already.
+        // That client has already gone.
         Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
         Err(error) => {
             // Out of file descriptors, most likely: it gets better when connections close.
@@ -175,7 +176,7 @@ async fn accept(shard: &Rc<Shard>, accepted: std::io::Result<(TcpStream, SocketA
     }
 }
 
-/// Waits until every connection is closed, or until that takes too long.
+/// Waits until every connection is closed, or until the drain deadline.
 async fn drain(shard: &Shard) {
     shard.is_draining.set(true);
     shard.clients.wake_all();
@@ -191,7 +192,7 @@ async fn drain(shard: &Shard) {
     }
 }
 
-/// Repeats the chores for ever. They call policies, and a panic there must not end every time limit.
+/// Repeats the chores forever. They call policies, and a panic there must not end all time limits.
 async fn keep_up(shard: Rc<Shard>) {
     loop {
         let mut work = JoinSet::new();
@@ -201,7 +202,7 @@ async fn keep_up(shard: Rc<Shard>) {
     }
 }
 
-/// Everything that a thread does now and then: time limits, idle connections, the access log.
+/// Everything that a thread does periodically: time limits, idle connections, the access log.
 async fn chores(shard: Rc<Shard>) {
     let mut interval = tokio::time::interval_at(Instant::now() + Waits::PERIOD, Waits::PERIOD);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -220,7 +221,7 @@ async fn chores(shard: Rc<Shard>) {
             shard.clients.sweep(now, &shard.shared.config.timeouts, shard.is_draining.get());
             flush(shard.log.as_ref());
         }
-        // Endpoints may have come, or learned that they can take more.
+        // Endpoints may have been added, or may now take more.
         while shard.view.serve_waiting(shard.waits.now()) {
             tokio::time::sleep(SHED_PAUSE).await;
         }
@@ -298,7 +299,7 @@ mod tests {
         }
     }
 
-    /// As many clients as that wait to be accepted; then each says hello, and asks.
+    /// Clients wait to be accepted; then each does its handshake, if any, and sends requests.
     fn are_served<W>(settings: Settings, ask: impl Fn(TcpStream) -> W)
     where
         W: Future<Output = ()> + 'static,

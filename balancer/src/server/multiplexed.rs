@@ -1,10 +1,10 @@
 //! A client connection that speaks HTTP/2.
 //!
-//! Each stream is a request like any other and goes the same way. What differs is bounded here: how
-//! many streams there are at a time, how large a head is, how much may be sent ahead of being read,
-//! and how many streams a client may cancel as fast as it opens them (rapid reset). hyper refuses
-//! broken frames. A connection that is to end says so (GOAWAY): the client is told which streams
-//! still count, and those are finished.
+//! Each stream is a request like any other and takes the same path. What differs is bounded here:
+//! how many streams are open concurrently, how large a head is, how much may be sent before it is
+//! read, and how many streams a client may cancel as fast as it opens them (rapid reset). hyper
+//! refuses broken frames. A connection that is about to end announces it (GOAWAY): the client is
+//! told which streams still count, and those are finished.
 
 use std::error::Error;
 use std::future::{Future, poll_fn};
@@ -30,21 +30,22 @@ use crate::traffic::Flag;
 
 /// Concurrent requests on one connection.
 const MAX_STREAMS: u32 = 128;
-/// Most bytes of header fields, as HPACK counts them (32 more for each). This bounds the memory;
-/// what a request may have is the same in both versions and judged where both come together.
+/// Maximum size of the header fields in bytes, as HPACK counts them (32 more per field). This
+/// bounds the memory; the limit for a request is the same in both versions and is checked
+/// where both meet.
 const MAX_HEAD: u32 = 64 * 1024;
-/// Bytes that may be on their way for one request, and for all of a connection.
+/// Bytes that may be in flight for one request, and for a whole connection.
 const WINDOWS: (u32, u32) = (256 * 1024, 1024 * 1024);
-/// Streams that were reset before they were accepted.
+/// Maximum number of streams that were reset before they were accepted.
 const MAX_RESET: usize = 20;
-/// Streams that were refused or reset by the balancer during a connection. A client that does not
-/// know yet how many it may open gets a refusal for each one too many.
+/// Maximum number of streams refused or reset by the balancer during a connection. A client that
+/// does not know yet how many it may open gets a refusal for each one too many.
 const MAX_REFUSED: usize = 4096;
-/// What has to make room for another connection ends this soon, whether the client has answered the
-/// goodbye or not.
+/// A connection that has to make room for another ends this soon, whether or not the client has
+/// answered the goodbye.
 const SHORT_GOODBYE: Duration = Duration::from_millis(250);
 
-/// Runs the tasks of one connection on the thread that they were born on.
+/// Runs the tasks of a connection on the thread that spawns them.
 #[derive(Debug, Clone)]
 struct Here(Rc<Client>);
 
@@ -85,7 +86,8 @@ pub(super) async fn serve<S: Transport + 'static>(
         if order == SweepAction::Abort {
             return Poll::Ready(());
         }
-        // Who has waited to be accepted is answered once: told at once, it would not ask.
+        // A client that has waited to be accepted gets one answer: told immediately, it would not
+        // send a request.
         let is_last = || shard.is_draining.get() && client.has_asked();
         if !is_told && (order == SweepAction::Close || is_last()) {
             connection.as_mut().graceful_shutdown();
@@ -101,7 +103,7 @@ pub(super) async fn serve<S: Transport + 'static>(
         }
         let polled = connection.as_mut().poll(context);
         if polled.is_pending() && !is_told && is_last() {
-            // The first request has just come.
+            // The first request has just arrived.
             client.wake();
         }
         polled.map(|ended| {
@@ -113,7 +115,7 @@ pub(super) async fn serve<S: Transport + 'static>(
     .await;
 }
 
-/// Counts and logs what the client did wrong; that it has gone is not wrong.
+/// Counts and logs what the client did wrong; disconnecting is not wrong.
 fn note(shard: &Shard, client: &Client, error: &hyper::Error) {
     let cause = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
     match cause {
@@ -125,7 +127,8 @@ fn note(shard: &Shard, client: &Client, error: &hyper::Error) {
     }
 }
 
-/// Makes the head of an HTTP/2 request one that reads the same in HTTP/1.1 (RFC 9113, 8.2 and 8.3).
+/// Converts the head of an HTTP/2 request to one that reads the same in HTTP/1.1 (RFC 9113,
+/// 8.2 and 8.3).
 fn adopt(head: &mut request::Parts) {
     if !head.headers.contains_key(HOST)
         && let Some(host) = head.uri.authority()
@@ -136,7 +139,7 @@ fn adopt(head: &mut request::Parts) {
     join_cookies(&mut head.headers);
 }
 
-/// Cookies may come one a field; a worker expects them in one.
+/// Cookies may come one per field; a worker expects them in a single field.
 fn join_cookies(headers: &mut HeaderMap) {
     let mut cookies = headers.get_all(COOKIE).iter();
     if cookies.next().is_none() || cookies.next().is_none() {

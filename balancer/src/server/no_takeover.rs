@@ -10,11 +10,11 @@ use tokio::sync::watch;
 #[derive(Debug)]
 pub enum Takeover {}
 
-/// Listening sockets that were another process's, and what passes them on.
+/// Listening sockets that were another process's, and the [`Takeover`] that passes them on.
 pub type Taken = (Vec<TcpListener>, Takeover);
 
 impl Takeover {
-    /// Says that this cannot be done here.
+    /// Fails: this is not supported here.
     pub fn offer(_: SocketAddr, _: &[TcpListener]) -> Result<Self> {
         Err(Error::from(ErrorKind::Unsupported))
     }
@@ -40,9 +40,9 @@ impl Takeover {
 pub struct AdminSocket {
     /// The socket that was taken over.
     pub listener: TcpListener,
-    /// Where the next process borrows it.
+    /// Lends it to the next process.
     pub lender: Lender,
-    /// How long it is borrowed.
+    /// The loan, while it is borrowed.
     pub loan: Option<Loan>,
 }
 
@@ -62,7 +62,7 @@ impl AdminSocket {
 }
 
 impl Lender {
-    /// Says that this cannot be done here.
+    /// Fails: this is not supported here.
     pub fn offer(_: SocketAddr, _: SocketAddr, _: &TcpListener) -> Result<Self> {
         Err(Error::from(ErrorKind::Unsupported))
     }

@@ -1,8 +1,8 @@
 //! Requests that cannot be parsed, because the bytes are not HTTP or end within the head.
 //!
-//! The parser answers and closes by itself; here it is counted and logged like every other request,
-//! so that an operator sees what a client sees. A connection without any bytes is not a request:
-//! browsers open spare ones.
+//! The parser answers and closes by itself; here such a request is counted and logged like any
+//! other, so that an operator sees what a client sees. A connection without any bytes is not a
+//! request: browsers open spare ones.
 
 use http::StatusCode;
 
@@ -10,7 +10,7 @@ use crate::access_log::End;
 use crate::shard::{Client, Shard};
 use crate::traffic::Flag;
 
-/// Notes what became of what `client` sent, which was no request.
+/// Counts and logs what `client` sent, which was not a request.
 pub(super) fn note(shard: &Shard, client: &Client, status: StatusCode, flag: Flag, reason: &str) {
     shard.shared.traffic.record(flag);
     let address = String::from_utf8_lossy(client.origin.forwarded_for.as_bytes());

@@ -1,9 +1,9 @@
 //! A client's byte stream that records its progress.
 //!
 //! The time limits need to know when bytes arrive and whether the client reads; this records both,
-//! at the price of a few stores for each system call. Bytes that arrived before a task was ready
-//! for them are read first. The end of the client's side is held back while it waits for an answer,
-//! because hyper would take it for a client that has gone.
+//! at the cost of a few stores per system call. Bytes that arrived before a task was ready for them
+//! are read first. The end of the client's side is held back while it waits for an answer, because
+//! hyper would take it for a disconnect.
 
 use std::future::Future;
 use std::io::{ErrorKind, IoSlice, Result};
@@ -18,25 +18,26 @@ use tokio::time::{Sleep, sleep};
 
 use crate::shard::{Client, EndOfInput, Shard};
 
-/// A client that ended its side long after its request still gets an answer that comes this soon.
+/// A client that ended its side long after its request still gets an answer that comes
+/// within this time.
 const GRACE: Duration = Duration::from_millis(250);
 
-/// A stream whose progress is noted.
+/// A stream whose progress is recorded.
 #[derive(Debug)]
 pub(super) struct Watched<S> {
     pub(super) inner: S,
-    /// What is read before anything else.
+    /// Bytes to read before anything else.
     pub(super) before: Bytes,
     pub(super) client: Rc<Client>,
     pub(super) shard: Rc<Shard>,
     /// Whether nothing more will come.
     pub(super) is_at_end: bool,
-    /// Runs since the client has ended its side.
+    /// Started when the client has ended its side.
     grace: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Watched<S> {
-    /// A stream on which `before` was read already.
+    /// A stream from which `before` has already been read.
     pub(super) fn new(inner: S, before: Bytes, client: &Rc<Client>, shard: &Rc<Shard>) -> Self {
         let (client, shard) = (Rc::clone(client), Rc::clone(shard));
         Self { inner, before, client, shard, is_at_end: false, grace: None }
@@ -52,10 +53,10 @@ impl<S> Watched<S> {
         }
     }
 
-    /// Nothing more comes from the client.
+    /// Called when nothing more comes from the client.
     #[cold]
     fn poll_end(&mut self, context: &mut Context<'_>, read: Result<()>) -> Poll<Result<()>> {
-        // TLS calls an end without a goodbye an error. Requests say by themselves where they end.
+        // TLS treats an end without a goodbye as an error. But requests mark their own end.
         if read.as_ref().is_err_and(|error| error.kind() != ErrorKind::UnexpectedEof) {
             self.is_at_end = true;
             return Poll::Ready(read);

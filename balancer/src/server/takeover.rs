@@ -3,16 +3,16 @@
 //! Closing a socket also closes the connections that wait in its queue, even if another process
 //! listens on the same port. So a new balancer does not bind a second set: it asks the old one for
 //! its sockets, over a Unix socket named after the address (in the abstract namespace, so that no
-//! file stays behind), and both accept from the same queues until the old one is told to stop.
+//! file is left behind), and both accept from the same queues until the old one is told to stop.
 //! Where workers join, only the new one accepts, so that all of them join it. The Unix socket
 //! itself is handed over too, so that the next process finds the one that still runs. As with
-//! `SO_REUSEPORT`, both must belong to the same user; each checks the other. The connection between
-//! them stays open: when it ends, the old process knows that no other serves the clients in the
-//! queues.
+//! `SO_REUSEPORT`, both must belong to the same user; each checks the other. The connection
+//! between them stays open: when it ends, the old process knows that no other serves the clients
+//! in the queues.
 //!
 //! The operator's socket is lent to a process that has the same two addresses. A verb must not
-//! reach one of two processes by chance, so the old one has stopped to accept there before the new one
-//! gets it, and accepts again when the new one is gone.
+//! reach one of two processes by chance, so the old one stops accepting there before the new one
+//! gets the socket, and accepts again when the new one is gone.
 
 use std::io::{IoSlice, IoSliceMut, Result};
 use std::mem::MaybeUninit;
@@ -31,15 +31,15 @@ use rustix::net::{
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::sync::watch;
 
-/// Sockets that are passed in one message; the kernel takes 253.
+/// Sockets passed in one message; the kernel allows 253.
 const PER_MESSAGE: usize = 128;
-/// Most sockets that are taken over.
+/// Maximum number of sockets that are taken over.
 const MAX_SOCKETS: usize = 2048;
 /// The other process has to answer within this time.
 const LIMIT: Duration = Duration::from_secs(2);
 /// The operator's port is lent after this time even if this process still accepts there.
 const PAUSE_LIMIT: Duration = Duration::from_secs(1);
-/// Pause after the system refused a connection, lest the loop spin.
+/// Pause after a failed accept, so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What can be taken over from this process.
@@ -49,11 +49,12 @@ pub struct Takeover {
     sockets: Vec<OwnedFd>,
     /// Whether another process has taken the sockets and still runs.
     is_taken: watch::Sender<bool>,
-    /// The connection to the process that had them before: its end tells that this one is gone.
+    /// The connection to the process that had them before: its end tells that process that this
+    /// one is gone.
     _from: Option<UnixStream>,
 }
 
-/// Listening sockets that were another process's, and what passes them on.
+/// Listening sockets that were another process's, and the [`Takeover`] that passes them on.
 pub type Taken = (Vec<TcpListener>, Takeover);
 
 impl Takeover {
@@ -93,7 +94,8 @@ impl Takeover {
         self.is_taken.subscribe()
     }
 
-    /// Gives the sockets to a process of the same user that asks for them, and to the next when that is gone.
+    /// Gives the sockets to a process of the same user that asks for them, and to the next one when
+    /// that is gone.
     pub async fn run(self) {
         if let Err(error) = self.serve().await {
             tracing::warn!(%error, "sockets can no longer be handed over");
@@ -107,13 +109,13 @@ impl Takeover {
             if !is_same_user(&stream) {
                 continue;
             }
-            // First, lest a worker join here while the other process waits for it.
+            // Set first, so that no worker joins here while the other process waits for it.
             self.is_taken.send_replace(true);
             if send(&stream, &self.sockets).is_ok() {
                 tracing::info!("another process has taken over the listening sockets");
-                // That was all; from now on it only tells whether the other process runs.
+                // Nothing more is sent: from now on it only shows whether the other process runs.
                 drop(stream.shutdown(Shutdown::Write));
-                // A later process is answered by that one: it is at the same door.
+                // A later process is served by that one, which listens on the same Unix socket.
                 until_closed(stream).await;
             }
             self.is_taken.send_replace(false);
@@ -126,13 +128,13 @@ impl Takeover {
 pub struct AdminSocket {
     /// The socket that was taken over.
     pub listener: TcpListener,
-    /// Where the next process borrows it.
+    /// Lends it to the next process.
     pub lender: Lender,
-    /// How long it is borrowed.
+    /// The loan, while it is borrowed.
     pub loan: Option<Loan>,
 }
 
-/// The connection to the process that lends a socket: its end is the end of the loan.
+/// The connection to the process that lends a socket. The loan ends with it.
 pub type Loan = UnixStream;
 
 /// Lends the operator's socket.
@@ -173,8 +175,8 @@ impl Lender {
         Ok(Self { door, socket: listener.as_fd().try_clone_to_owned()? })
     }
 
-    /// Lends the socket to one process after the other. `lent` is true while one has it, which gets it
-    /// when this process `pauses` to accept there.
+    /// Lends the socket to one process at a time. `lent` is true from the request of a process
+    /// until it is gone; it gets the socket when this process `pauses` accepting there.
     pub async fn run(self, lent: watch::Sender<bool>, pauses: watch::Receiver<bool>) {
         if let Err(error) = self.serve(&lent, pauses).await {
             tracing::warn!(%error, "the admin port can no longer be handed over");
@@ -200,7 +202,8 @@ impl Lender {
             drop(tokio::time::timeout(PAUSE_LIMIT, has_paused).await);
             if send(&stream, &sockets).is_ok() {
                 tracing::info!("another process has taken over the admin port");
-                // No other process is answered meanwhile: the borrower is on the same socket.
+                // No other process is served meanwhile: the borrower listens on the same
+                // Unix socket.
                 until_closed(stream).await;
                 tracing::info!("the other process is gone, serving the admin port again");
             }
@@ -209,8 +212,8 @@ impl Lender {
     }
 }
 
-/// The next process that asks. While this one has no descriptor left, that one waits: the sockets are not to be
-/// kept from all who come later.
+/// Accepts the next process that asks. If this one has no descriptor left, that one waits: an error
+/// here must not keep the sockets from all later ones.
 async fn accept(door: &tokio::net::UnixListener) -> UnixStream {
     let mut is_told = false;
     loop {
@@ -252,8 +255,8 @@ fn in_abstract(name: &str) -> Result<UnixAddr> {
     UnixAddr::from_abstract_name(name)
 }
 
-/// The process that listens under a name, if it takes a connection at once: every user of this machine may
-/// listen there, and one that accepts nothing must not keep this process from its start.
+/// Connects to the process that listens under a name, if it accepts immediately: any user of this
+/// machine may listen there, and one that accepts nothing must not keep this process from starting.
 fn connect(name: &str) -> Option<UnixStream> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None).ok()?;
     socket.set_nonblocking(true).ok()?;
@@ -266,7 +269,7 @@ fn is_same_user(stream: &UnixStream) -> bool {
     socket_peercred(stream).is_ok_and(|peer| peer.uid == rustix::process::geteuid())
 }
 
-/// The buffer of a socket that is not read yet takes all of this at once.
+/// Does not block: the buffer of a socket that is not read yet has room for all of this.
 fn send(stream: &UnixStream, sockets: &[OwnedFd]) -> Result<()> {
     let sockets: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
     for part in sockets.chunks(PER_MESSAGE) {
@@ -284,7 +287,7 @@ fn receive(stream: &UnixStream) -> Result<Vec<OwnedFd>> {
     Ok(sockets)
 }
 
-/// Adds the sockets of one message; false at the end of all.
+/// Adds the sockets of one message; false at the end of the stream.
 fn receive_some(stream: &UnixStream, sockets: &mut Vec<OwnedFd>) -> Result<bool> {
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(PER_MESSAGE))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -314,7 +317,7 @@ mod tests {
         assert_eq!(taken.len(), 3);
         assert!(taken.iter().all(|socket| socket.local_addr().is_ok_and(|own| own == address)));
         assert!(*is_taken.borrow());
-        // A process that does not get further than that leaves the queues to the first one again.
+        // A process that gets no further leaves the queues to the first one again.
         drop((taken, second));
         let left = is_taken.wait_for(|is_taken| !is_taken);
         tokio::time::timeout(Duration::from_secs(20), left).await.expect("in time").expect("told");

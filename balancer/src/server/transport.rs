@@ -1,4 +1,5 @@
-//! A byte stream to a client, with TLS or without, and work on it that a closing connection ends.
+//! A byte stream to a client, with or without TLS, and work on it that ends when the
+//! connection closes.
 
 use std::fmt::Debug;
 use std::future::{Future, poll_fn};
@@ -17,8 +18,8 @@ pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A byte stream to a client.
 pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin + Debug {
-    /// Whether there is something to read, or the client has closed. Who waits for this asks the
-    /// stream that is read: a socket knows nothing of what was decrypted already.
+    /// Whether there is something to read, or the client has closed. Callers must ask the stream
+    /// that they read: a socket knows nothing of bytes that are already decrypted.
     fn poll_readable(&mut self, context: &mut Context<'_>) -> Poll<Result<()>>;
 
     /// Discards incoming bytes as cheaply as possible; 0 at the end.

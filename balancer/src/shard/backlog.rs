@@ -1,9 +1,9 @@
 //! Answers that wait for their clients to read them, and the memory that they use.
 //!
-//! An endpoint is done with such an answer, or nearly so; what is left is between the balancer and
-//! a client that may be slow, or may never read. Each client may take its time as long as it keeps
+//! An endpoint is done with such an answer, or nearly so; the rest is between the balancer and a
+//! client that may be slow, or may never read. Each client may take its time as long as it keeps
 //! reading. All answers together may use a bounded amount of memory: when it is used up, those
-//! whose clients have stood still for longest are given up first.
+//! whose clients have stalled the longest are given up first.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -17,7 +17,7 @@ use super::Client;
 
 /// An answer of which nothing is taken for this long is given up.
 const MAX_STALLED: Duration = Duration::from_secs(30);
-/// When memory is short, already after this long.
+/// The same, when memory is short.
 const STALLED: Duration = Duration::from_secs(1);
 
 /// The answers of one thread that wait for their clients.
@@ -28,7 +28,7 @@ pub struct Backlog {
     limit: usize,
     /// Answers that were given up.
     given_up: Cell<u64>,
-    /// When room was last looked for.
+    /// When an attempt to make room was last made.
     looked_at: Cell<Option<Instant>>,
 }
 
@@ -36,18 +36,18 @@ pub struct Backlog {
 #[derive(Debug)]
 struct Waiting {
     client: Rc<Client>,
-    /// The task that sends it, where its connection carries others too.
+    /// The task that sends it, if its connection carries others too.
     stream: Option<Id>,
     held: usize,
-    /// How much of that the client's connection was handed last, which may still wait there.
+    /// How many of these bytes the client's connection was handed last; they may still wait there.
     handed: usize,
-    /// When the client last took something of it.
+    /// When the client last took some of it.
     since: Instant,
     is_given_up: bool,
 }
 
 impl Backlog {
-    /// An empty one, for `limit` bytes.
+    /// An empty backlog, for `limit` bytes.
     pub fn new(limit: usize) -> Self {
         Self {
             waiting: RefCell::default(),
@@ -58,7 +58,7 @@ impl Backlog {
         }
     }
 
-    /// Adds an answer of which `held` bytes have arrived; all other calls take the key.
+    /// Adds an answer of which `held` bytes have arrived; returns the key for all other calls.
     pub fn add(&self, client: &Rc<Client>, held: usize, now: Instant) -> usize {
         let stream = if client.is_multiplexed() { tokio::task::try_id() } else { None };
         let client = Rc::clone(client);
@@ -75,24 +75,24 @@ impl Backlog {
         self.held.set(self.held.get() - waiting.held);
     }
 
-    /// This many more bytes of an answer have arrived.
+    /// Notes that this many more bytes of an answer have arrived.
     pub fn hold(&self, key: usize, bytes: usize, now: Instant) {
         self.waiting.borrow_mut()[key].held += bytes;
         self.held.set(self.held.get() + bytes);
-        // Once for each time that the clock is read, because it looks at all of them.
+        // At most once per reading of the clock, because it scans all answers.
         if !self.has_room() && self.looked_at.replace(Some(now)) != Some(now) {
             self.make_room(now);
         }
     }
 
-    /// The client's connection takes this many bytes of an answer, because it has sent the previous
-    /// ones.
+    /// Notes that the client's connection takes this many bytes of an answer, because it has sent
+    /// the previous ones.
     pub fn took(&self, key: usize, bytes: usize, now: Instant) {
         let mut waiting = self.waiting.borrow_mut();
         let answer = &mut waiting[key];
         answer.since = now;
         let rid = std::mem::replace(&mut answer.handed, bytes);
-        // What was given up does not count any more.
+        // What was given up no longer counts.
         let rid = rid.min(answer.held);
         answer.held -= rid;
         self.held.set(self.held.get() - rid);
@@ -103,14 +103,14 @@ impl Backlog {
         self.held.get() < self.limit
     }
 
-    /// Gives an answer up: its client does not take it.
+    /// Gives up an answer that its client does not take.
     pub fn give_up(&self, key: usize) {
         let victim = self.condemn(&mut self.waiting.borrow_mut()[key]);
-        // Only now: what waits for it may look here.
+        // Only now that nothing is borrowed: what this ends or wakes may access the backlog.
         reset(victim);
     }
 
-    /// Gives up what nothing was taken of for too long.
+    /// Gives up answers of which nothing was taken for too long.
     pub fn sweep(&self, now: Instant) {
         if !self.has_room() {
             self.make_room(now);
@@ -118,12 +118,12 @@ impl Backlog {
         self.give_up_all(|answer| now.saturating_duration_since(answer.since) >= MAX_STALLED);
     }
 
-    /// Answers that were given up since the last call.
+    /// Number of answers given up since the last call.
     pub fn take_given_up(&self) -> u64 {
         self.given_up.take()
     }
 
-    /// Gives up those that stand still, the longest first, until a quarter of the memory is free.
+    /// Gives up stalled answers, the longest stalled first, until a quarter of the memory is free.
     fn make_room(&self, now: Instant) {
         let waiting = self.waiting.borrow();
         let age = |answer: &Waiting| now.saturating_duration_since(answer.since);
@@ -155,7 +155,7 @@ impl Backlog {
         victims.into_iter().for_each(reset);
     }
 
-    /// It counts no more from now on.
+    /// Marks an answer as given up; it no longer counts.
     fn condemn(&self, answer: &mut Waiting) -> Victim {
         self.held.set(self.held.get() - answer.held);
         self.given_up.set(self.given_up.get() + u64::from(!answer.is_given_up));

@@ -1,9 +1,9 @@
-//! The client connections of one thread, and the sweep that looks at all of them once a second.
+//! The client connections of one thread, and the sweep that checks all of them once per second.
 //!
-//! An idle connection is parked: hyper's buffers are given back until the next byte arrives, so
-//! that ten thousand idle clients cost little. Usually that is done by the sweep. Where many
-//! connections have buffers, those that rest are parked as soon as others need some, so that ten
-//! thousand clients that ask within a second cost no more than those that are at work at a time.
+//! An idle connection is parked: hyper's buffers are released until the next byte arrives, so that
+//! ten thousand idle clients cost little. Usually the sweep does this. When many connections have
+//! buffers, resting ones are parked as soon as others need some, so that ten thousand clients that
+//! send a request within a second cost no more than those that are active concurrently.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -16,56 +16,57 @@ use tokio::time::Instant;
 use super::client::{Client, SweepAction};
 use crate::config::Timeouts;
 
-/// A client that cancels more requests than this between two sweeps is up to no good.
+/// A client that cancels more requests than this between two sweeps counts as abusive.
 const MAX_CANCELLED: u32 = 200;
 
-/// More connections than this have no buffers while they rest.
+/// Beyond this number, connections have no buffers while they rest.
 const MAX_WARM: usize = 256;
-/// Connections that are looked at when another needs buffers.
+/// Connections that are checked when another needs buffers.
 const LOOKS: usize = 4;
 
-/// Clients that are evicted at once to make room for others.
+/// Maximum number of clients that are evicted together to make room for others.
 const MAX_GIVING_WAY: usize = 32;
-/// A client that has asked for nothing for this long can do without its connection.
+/// A client that has sent no request for this long can do without its connection.
 const IDLE: Duration = Duration::from_secs(1);
-/// If none can, it is not looked for another before this time is over.
+/// If none can, the search is not repeated before this time has passed.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// Time between two complaints of the same kind.
+/// Time between two warnings of the same kind.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(5);
 
 /// The client connections of one thread.
 #[derive(Debug, Default)]
 pub struct Clients {
     open: RefCell<Slab<Rc<Client>>>,
-    /// Those that may have hyper's buffers, in the order in which it is looked whether they rest.
+    /// Those that may have hyper's buffers, in the order in which they are checked for rest.
     warm: RefCell<VecDeque<Rc<Client>>>,
-    /// Clients that were told to give way and whose place is not taken yet.
+    /// Clients that were told to give way and whose places are not taken yet.
     room: Cell<usize>,
-    /// Whether all are busy, as far as is known: those who knock then must not cost a look at all each.
+    /// Whether all are busy, as far as is known: then a new connection must not cost a scan of all.
     all_busy: Cell<bool>,
-    /// When no client was found that could make room for a worker.
+    /// When a search found no client that could make room for a worker.
     in_vain: Cell<Option<Instant>>,
-    /// When it was last said that clients cannot be accepted.
+    /// When it was last logged that clients cannot be accepted.
     complained: Cell<Option<Instant>>,
 }
 
 impl Clients {
-    /// Adds a connection; the key removes it.
+    /// Adds a connection; returns the key that removes it.
     pub fn add(&self, client: &Rc<Client>) -> usize {
         self.note_idle();
         self.open.borrow_mut().insert(Rc::clone(client))
     }
 
-    /// Puts another client in the place of one: now it is known who it is.
+    /// Replaces a client whose identity has become known.
     pub fn replace(&self, key: usize, client: &Rc<Client>) {
         self.note_idle();
         self.open.borrow_mut()[key] = Rc::clone(client);
     }
 
-    /// A client gets buffers; if many have some, those of a few that rest are given back.
+    /// Notes that a client gets buffers; if many have some, those of a few resting ones
+    /// are released.
     ///
-    /// Nothing is noted when a request ends: a clock hand goes around (Corbató, "A paging experiment
-    /// with the Multics system", 1968).
+    /// Nothing is recorded when a request ends: a clock hand goes around (Corbató, "A paging
+    /// experiment with the Multics system", 1968).
     pub fn unpark(&self, client: &Rc<Client>, now: Instant) {
         let mut warm = self.warm.borrow_mut();
         if client.warm_up() {
@@ -76,14 +77,14 @@ impl Clients {
                 break;
             }
             let Some(next) = warm.pop_front() else { break };
-            // Of one that was closed nothing else is left.
+            // Nothing else refers to one that was closed.
             if Rc::strong_count(&next) > 1 && !next.cool_down(now) {
                 warm.push_back(next);
             }
         }
     }
 
-    /// A client is no longer busy, or never was.
+    /// Notes that a client is no longer busy, or never was.
     #[inline]
     pub fn note_idle(&self) {
         self.all_busy.set(false);
@@ -94,7 +95,7 @@ impl Clients {
         self.open.borrow_mut().remove(key).forget_waker();
     }
 
-    /// How many are open.
+    /// Number of open connections.
     pub fn count(&self) -> usize {
         self.open.borrow().len()
     }
@@ -114,10 +115,11 @@ impl Clients {
         }
     }
 
-    /// Makes room for one more: clients that have been idle the longest are told to close, before
-    /// those of which a part of a request has arrived. False if all are busy.
+    /// Makes room for one more: the clients that have been idle the longest are told to close,
+    /// before new ones and those of which part of a request has arrived. False if all are busy.
     ///
-    /// As in nginx, a few are evicted at once, so that a crowd does not cost a scan for each.
+    /// As in nginx, several are evicted together, so that a crowd does not cost a scan
+    /// per connection.
     pub fn make_room(&self) -> bool {
         if self.all_busy.get() && self.room.get() == 0 {
             return false;
@@ -127,8 +129,8 @@ impl Clients {
         has_room
     }
 
-    /// Makes room for a connection to a worker. Only clients that have asked for nothing for a while
-    /// give way to it: one that has just come is about to ask.
+    /// Makes room for a connection to a worker. Only clients that have sent no request for a while
+    /// give way to it: a new one is about to send its first.
     pub fn make_room_for_worker(&self, now: Instant) -> bool {
         let is_recent = |last| now.saturating_duration_since(last) < LOOK_EVERY;
         if self.room.get() == 0 && self.in_vain.get().is_some_and(is_recent) {
@@ -165,7 +167,7 @@ impl Clients {
         true
     }
 
-    /// Whether it is time to say again that clients cannot be accepted.
+    /// Whether it is time to log again that clients cannot be accepted.
     pub fn may_complain(&self, now: Instant) -> bool {
         let is_time = self.complained.get().is_none_or(|last| now - last >= COMPLAIN_EVERY);
         if is_time {
@@ -174,7 +176,7 @@ impl Clients {
         is_time
     }
 
-    /// Has every connection look around.
+    /// Wakes every connection to check its state.
     pub fn wake_all(&self) {
         for (_, client) in self.open.borrow().iter() {
             client.wake();
@@ -278,7 +280,7 @@ mod tests {
         let count = resting.iter().chain(&fresh).filter(|client| parked(client)).count();
         assert_eq!(count, 96, "as many as came too many");
         assert!(!busy.iter().chain(&many).any(parked), "none that works or has just done so");
-        // One that was parked has buffers again when it asks, and is looked at again.
+        // A parked one has buffers again with its next request, and is checked again.
         resting[0].set_parked(true);
         clients.unpark(&resting[0], later);
         drop((busy, fresh, many, resting));

@@ -8,12 +8,12 @@ use std::time::Duration;
 use fleet::Endpoint;
 use tokio::time::Instant;
 
-/// The time in which lines are counted.
+/// The period in which lines are counted.
 const SPAN: Duration = Duration::from_secs(1);
-/// Lines of one thread in that time.
+/// Maximum number of lines per thread in that period.
 const MOST: u32 = 5;
 
-/// How many lines there were of late.
+/// Counts recent log lines.
 #[derive(Debug, Default)]
 pub struct FailedAttempts {
     since: Cell<Option<Instant>>,
@@ -34,7 +34,7 @@ impl FailedAttempts {
         }
     }
 
-    /// Whether there may be a line now, and how many were left out since the last one.
+    /// How many lines were left out since the last one; `None` if there may be no line now.
     fn note(&self, now: Instant) -> Option<u64> {
         let is_new = self.since.get().is_none_or(|since| now.duration_since(since) >= SPAN);
         if is_new {

@@ -1,7 +1,7 @@
-//! Idle connections to endpoints, the latest used first.
+//! Idle connections to endpoints, the most recently used first.
 //!
 //! Taking the warmest connection keeps the number of open ones near the number that is needed; the
-//! rest age and are closed. They must be given up before the worker gives them up, so the limit is
+//! rest age and are closed. They must be closed before the worker closes them, so the limit is
 //! shorter than any worker's keep-alive.
 
 use std::cell::RefCell;
@@ -16,18 +16,18 @@ use crate::upstream::Connection;
 
 /// An idle connection is closed after this long.
 const MAX_IDLE: Duration = Duration::from_secs(15);
-/// No more are kept per endpoint and thread.
+/// Maximum number kept per endpoint and thread.
 const MAX_KEPT: usize = 256;
 
 type Stacks = HashMap<EndpointId, Vec<Box<Connection>>, BuildHasherDefault<ById>>;
 
-/// Endpoint ids are small numbers that no client can choose, so they are hashes themselves.
+/// Endpoint ids are small numbers that no client can choose, so they serve as their own hashes.
 #[derive(Debug, Default)]
 struct ById(u64);
 
 impl Hasher for ById {
     fn finish(&self) -> u64 {
-        // The table looks at the highest bits too.
+        // The table uses the highest bits too.
         self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 
@@ -54,7 +54,7 @@ impl Idle {
         Self::default()
     }
 
-    /// A connection that is still good, if there is one.
+    /// A connection that is still usable, if there is one.
     pub fn take(&self, id: EndpointId) -> Option<Box<Connection>> {
         let mut connections = self.connections.borrow_mut();
         let stack = connections.get_mut(&id)?;
@@ -66,7 +66,7 @@ impl Idle {
         None
     }
 
-    /// Keeps a connection for later, if it is still good.
+    /// Keeps a connection for later, if it is still usable.
     pub fn put(&self, id: EndpointId, mut connection: Box<Connection>, now: Instant) {
         if !connection.rest(now) {
             return;
@@ -78,7 +78,7 @@ impl Idle {
         }
     }
 
-    /// Closes what was idle for too long or was closed by the other side.
+    /// Closes connections that were idle for too long or closed by the other side.
     pub fn sweep(&self, now: Instant) {
         let mut connections = self.connections.borrow_mut();
         for stack in connections.values_mut() {

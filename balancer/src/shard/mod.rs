@@ -1,9 +1,9 @@
 //! A shard: the state that belongs to one thread of the balancer.
 //!
-//! Every thread has a listener, a runtime and connections of its own, and no request ever changes
+//! Every thread has its own listener, runtime and connections, and no request ever changes
 //! threads. So the idle connections, the random numbers, the access log's buffer and the list of
-//! waiting requests need no lock: a [`Shard`] is deliberately not `Sync`. What the threads share is
-//! in [`crate::shared::Shared`].
+//! waiting requests need no lock: a [`Shard`] is deliberately not `Sync`. What the threads share
+//! is in [`crate::shared::Shared`].
 
 mod backlog;
 mod client;
@@ -35,11 +35,11 @@ use crate::shared::Shared;
 use crate::upstream::Room;
 use crate::write_queue::{RoundClock, WriteQueue};
 
-/// Room for the fields of a usual response.
+/// Capacity for the fields of a typical response.
 const USUAL_FIELDS: usize = 12;
-/// Longer lists of fields are not used again.
+/// Larger field maps are not reused.
 const MAX_FIELDS: usize = 96;
-/// Lists of fields that are kept.
+/// Maximum number of field maps kept for reuse.
 const MAX_SPARE: usize = 16;
 
 /// One thread's share of the balancer.
@@ -63,16 +63,16 @@ pub struct Shard {
     pub log: Option<RefCell<Buffer>>,
     /// Whether new requests should go elsewhere.
     pub is_draining: Cell<bool>,
-    /// Where responses are received.
+    /// The buffer into which responses are received.
     pub room: Rc<Room>,
-    /// Empty lists of fields whose memory is used again.
+    /// Empty field maps whose memory is reused.
     spare: RefCell<Vec<HeaderMap>>,
     /// The fleet, as this thread sees it.
     pub view: View<SmallRng, RoundClock>,
 }
 
 impl Shard {
-    /// A shard with nothing on it yet.
+    /// A shard without any connections yet.
     pub fn new(shared: Arc<Shared>, log: Option<Buffer>) -> Self {
         let write_queue = Rc::new(WriteQueue::default());
         let rng = SmallRng::from_rng(&mut rand::rng());
@@ -97,12 +97,12 @@ impl Shard {
         self.view.random()
     }
 
-    /// An empty list of fields.
+    /// An empty field map.
     pub fn spare_fields(&self) -> HeaderMap {
         self.spare.borrow_mut().pop().unwrap_or_else(|| HeaderMap::with_capacity(USUAL_FIELDS))
     }
 
-    /// Keeps the memory of a list of fields that is no longer needed.
+    /// Keeps the memory of a field map that is no longer needed.
     pub fn recycle(&self, mut fields: HeaderMap) {
         let mut spare = self.spare.borrow_mut();
         if spare.len() < MAX_SPARE && (USUAL_FIELDS..=MAX_FIELDS).contains(&fields.capacity()) {
@@ -116,7 +116,7 @@ impl Shard {
         self.view.policy_kind()
     }
 
-    /// Notes that an attempt failed, and tells operators.
+    /// Records that an attempt failed, and logs it for operators.
     pub(crate) fn note_failed<A>(
         &self,
         attempt: &mut Attempt<RoundClock>,

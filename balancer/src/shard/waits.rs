@@ -11,7 +11,7 @@ use std::time::Duration;
 use slab::Slab;
 use tokio::time::Instant;
 
-/// Which waiters to wake, and when.
+/// When to wake a task, and its waker.
 type Sleeper = (Instant, Waker);
 
 /// The waiting tasks of one thread.
@@ -24,7 +24,7 @@ pub struct Waits {
 impl Waits {
     /// Time between two sweeps.
     pub const PERIOD: Duration = Duration::from_millis(50);
-    /// Tasks that are woken before events are looked for again.
+    /// Tasks that are woken before the runtime looks for events again.
     const AT_ONCE: usize = 64;
 
     /// An empty list, whose time is `now` until the first sweep.
@@ -42,8 +42,8 @@ impl Waits {
         Wait { waits: self, deadline, key: None }
     }
 
-    /// Notes the time and wakes everything whose deadline has passed, or everything at all: a few tasks at a time,
-    /// so that a request that comes just then does not wait for the answers to all.
+    /// Notes the time and wakes every task whose deadline has passed, or every task at all: a few
+    /// at a time, so that a request that arrives just then does not wait for the answers to all.
     pub async fn sweep(&self, now: Instant, wake_all: bool) {
         self.now.set(now);
         let mut next = Some(0);
@@ -55,7 +55,7 @@ impl Waits {
         }
     }
 
-    /// Wakes [`Waits::AT_ONCE`] tasks from a key on; where to go on, if that was not all.
+    /// Wakes [`Waits::AT_ONCE`] tasks from a key on; returns where to continue, if there are more.
     fn wake_some(&self, from: usize, wake_all: bool) -> Option<usize> {
         let waiting = self.waiting.borrow();
         let (last, _) = waiting.iter().next_back()?;
@@ -95,7 +95,7 @@ impl Wait<'_> {
         false
     }
 
-    /// Moves the deadline, for the next time that it is looked at.
+    /// Moves the deadline, for the next time that it is checked.
     pub fn reset(&mut self, deadline: Instant) {
         self.deadline = deadline;
     }

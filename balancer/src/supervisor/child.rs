@@ -1,4 +1,4 @@
-//! One worker process, from its start to its end.
+//! One worker process, from start to end.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -17,18 +17,18 @@ use tokio::time::{Instant, timeout};
 use super::output;
 use crate::config::Spawn;
 
-/// Time for the last words of a process that has exited: its own children may hold its output open.
+/// Time to read the last output of a process that has exited: its own children may keep it open.
 const LAST_WORDS: Duration = Duration::from_millis(200);
-/// Time for the kernel to end a process that was killed.
+/// Time limit for the kernel to end a killed process.
 const KILL_LIMIT: Duration = Duration::from_millis(100);
 
-/// The worker processes that run, whatever they are doing.
+/// The running worker processes, whatever they are doing.
 #[derive(Debug, Default)]
 pub struct Children {
     running: Mutex<Vec<Running>>,
 }
 
-/// A process that runs, and the worker that it is.
+/// A running process and the worker that it belongs to.
 #[derive(Debug)]
 struct Running {
     pid: Pid,
@@ -40,12 +40,12 @@ impl Children {
         change(&mut self.running.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Kills those that still run, with all that they have started, at the end of the balancer's own process.
+    /// Kills the remaining processes, with all that they started, when the balancer itself ends.
     pub fn kill(&self) {
         self.change(|running| running.drain(..).for_each(|process| kill(process.pid)));
     }
 
-    /// Ends the process of one worker at once, as a crash would; false if it has none just now.
+    /// Kills the process of one worker immediately, like a crash; false if it currently has none.
     pub(super) fn kill_worker(&self, worker: &str) -> bool {
         self.change(|running| {
             let process = running.iter().find(|process| &*process.worker == worker);
@@ -55,12 +55,12 @@ impl Children {
 }
 
 fn kill(pid: Pid) {
-    // It may have ended just now, or have left its group.
+    // It may have just ended, or have left its group.
     let _killed =
         kill_process_group(pid, Signal::KILL).is_ok() || kill_process(pid, Signal::KILL).is_ok();
 }
 
-/// A process that is in the list of [`Children`] for as long as it runs.
+/// Keeps a process in the list of [`Children`] while it runs.
 #[derive(Debug)]
 struct Entry {
     pid: Pid,
@@ -73,7 +73,7 @@ impl Drop for Entry {
     }
 }
 
-/// A worker's process and what it has reported.
+/// A worker's process and its reports.
 #[derive(Debug)]
 pub(super) struct Worker {
     name: Arc<str>,
@@ -86,7 +86,7 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Starts the process `name`, which is to listen on `listen`.
+    /// Starts the process `name`, which will listen on `listen`.
     pub(super) fn start(
         spawn: &Spawn,
         name: &str,
@@ -99,7 +99,7 @@ impl Worker {
             .args(["--threads", &spawn.threads.to_string()])
             .arg("--models")
             .arg(&spawn.models);
-        // In a group of its own: Ctrl-C is for the balancer, which stops its workers last.
+        // In its own group: Ctrl-C is for the balancer, which stops its workers last.
         command.process_group(0).kill_on_drop(true);
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
@@ -128,25 +128,25 @@ impl Worker {
         self.child.id()
     }
 
-    /// Waits until it says where it listens; nothing if it never will.
+    /// Waits until it reports where it listens; `None` if it never will.
     pub(super) async fn address(&mut self) -> Option<SocketAddr> {
         (&mut self.address).await.ok()
     }
 
-    /// Waits for its end, and says how it came.
+    /// Waits for its end, and returns how it ended.
     pub(super) async fn exited(&mut self) -> String {
         let status = self.child.wait().await;
         if let Some(entry) = self.entry.take() {
-            // What it has started and left behind would keep its port.
+            // Processes that it started and left behind would keep its port.
             let _killed = kill_process_group(entry.pid, Signal::KILL).is_ok();
         }
         let output = async { while self.output.join_next().await.is_some() {} };
-        // What is left after that ends with `self`.
+        // Output after that is dropped with `self`.
         let _all_read = timeout(LAST_WORDS, output).await.is_ok();
         status.map_or_else(|error| error.to_string(), words)
     }
 
-    /// Ends it because of `reason`; returns that, or how it ended on its own.
+    /// Kills it because of `reason`; returns that, or how it ended on its own.
     pub(super) async fn killed(&mut self, reason: &str) -> String {
         // A process that exits closes its output a moment earlier.
         if let Ok(status) = timeout(LAST_WORDS, self.exited()).await {
@@ -159,14 +159,14 @@ impl Worker {
         format!("{reason}, and was killed")
     }
 
-    /// Tells it to finish, and kills it if it has not by `deadline`.
+    /// Tells it to finish, and kills it if it is still running at `deadline`.
     pub(super) async fn finish(mut self, deadline: Instant) {
         drop(self.stdin.take());
         if let Some(pid) = pid(&self.child) {
-            // Then it has ended.
+            // On failure it has already ended.
             let _told = kill_process(pid, Signal::TERM).is_ok();
         }
-        // Half of what is left after the clients: killing takes a moment too.
+        // Keep up to half of the remaining time, because killing takes a moment too.
         let left = deadline.saturating_duration_since(Instant::now());
         let patience = left.saturating_sub((left / 2).min(KILL_LIMIT));
         if let Ok(reason) = timeout(patience, self.exited()).await {
@@ -185,7 +185,7 @@ fn pid(child: &Child) -> Option<Pid> {
     child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw)
 }
 
-/// The program; by way of [`launch`], where there is a launcher.
+/// The command to run, through [`launch`] if there is a launcher.
 fn command(spawn: &Spawn) -> Command {
     match &spawn.launcher {
         None => Command::new(&spawn.program),
@@ -208,12 +208,12 @@ pub fn launch(parent: u32, program: &Path, arguments: &[OsString]) -> std::io::E
     if std::os::unix::process::parent_id() != parent {
         return std::io::Error::other("the balancer has ended");
     }
-    // What is good for many connections is not for weights, and would be inherited.
+    // Small pages suit many connections but not weights, and the setting would be inherited.
     let _is_unsupported = rustix::thread::disable_transparent_huge_pages(false).is_err();
     std::process::Command::new(program).args(arguments).exec()
 }
 
-/// Where a process cannot be bound to another, it is not started this way.
+/// Not supported where a process cannot be bound to another.
 #[cfg(not(target_os = "linux"))]
 pub fn launch(_: u32, _: &Path, _: &[OsString]) -> std::io::Error {
     std::io::ErrorKind::Unsupported.into()

@@ -1,6 +1,6 @@
-//! As many workers as the load needs: what is measured, and what is done about it.
+//! Adapts the number of workers to the load: measures it, and acts on it.
 //!
-//! [`fleet::elastic`] decides, by how busy the workers were in each half second and how many
+//! [`fleet::elastic`] decides, based on how busy the workers were in each half second and how many
 //! requests waited.
 
 use std::collections::HashMap;
@@ -18,21 +18,21 @@ use super::{LONG_START, Stop, Supervisor, name, stopped};
 /// The state of a fleet whose size follows the load, for operators.
 #[derive(Debug, Clone, Copy)]
 pub struct Elasticity {
-    /// How many workers there may be.
+    /// The allowed number of workers.
     pub range: WorkerRange,
-    /// What was last seen.
+    /// The latest observation.
     pub seen: Observation,
-    /// The part of the time in which workers were busy.
+    /// The fraction of time in which workers were busy.
     pub utilisation: f64,
-    /// Why there are as many as there are, once that has been decided.
+    /// Why there are this many workers, once that has been decided.
     pub reason: Option<Reason>,
     /// Workers started because of the load so far.
     pub started: u64,
-    /// Workers stopped for lack of it.
+    /// Workers stopped for lack of load so far.
     pub stopped: u64,
 }
 
-/// What was decided so far.
+/// The decisions so far.
 #[derive(Debug, Default)]
 pub(super) struct Course {
     seen: Observation,
@@ -42,7 +42,7 @@ pub(super) struct Course {
 }
 
 impl Supervisor {
-    /// How the number of workers follows the load, if it does.
+    /// How the number of workers follows the load; `None` if it is fixed.
     pub fn elasticity(&self) -> Option<Elasticity> {
         let range = Some(self.spawn.range).filter(|range| !range.is_fixed())?;
         let &Course { seen, reason, started, stopped } =
@@ -51,7 +51,7 @@ impl Supervisor {
         Some(Elasticity { range, seen, utilisation, reason, started, stopped })
     }
 
-    /// The workers by what they do, and the endpoints of those that take requests.
+    /// The workers by stage, and the endpoints of those that take requests.
     fn census(&self, now: Instant) -> Census {
         let snapshot = self.pool.snapshot();
         let known: HashMap<&str, &Arc<Endpoint>> =
@@ -65,12 +65,12 @@ impl Supervisor {
     }
 }
 
-/// Workers by what they do.
+/// Workers by stage.
 #[derive(Debug, Default)]
 struct Census {
     seen: Observation,
     available: Vec<Arc<Endpoint>>,
-    /// Numbers of those that take requests, and of those that do not and are not about to.
+    /// Numbers of workers that take requests, and of those that do not and are not about to.
     taking: Vec<usize>,
     idle: Vec<usize>,
 }
@@ -99,7 +99,7 @@ impl Census {
         }
     }
 
-    /// Which one can best be spared.
+    /// The worker that can best be spared.
     fn spare(&self) -> Option<usize> {
         self.idle.last().or(self.taking.last()).copied()
     }
@@ -123,7 +123,7 @@ pub(super) async fn follow_load(
         tokio::select! {
             _ = ticks.tick() => {}
             _ = stopped(stop) => return,
-            // One that has been stopped.
+            // A worker that was stopped.
             Some(_) = workers.join_next() => continue,
         }
         if meter.sample(&census.available, supervisor.pool.queue().waiting()) {
@@ -139,7 +139,7 @@ pub(super) async fn follow_load(
 }
 
 impl Supervisor {
-    /// Does what was decided.
+    /// Carries out a decision.
     fn follow(
         self: &Arc<Self>,
         decision: Decision,
@@ -168,7 +168,7 @@ impl Supervisor {
         }
     }
 
-    /// Keeps for operators what was seen and decided.
+    /// Records the observation and the decision for operators.
     fn note(&self, seen: Observation, decision: Decision) {
         let mut course = self.course.lock().unwrap_or_else(PoisonError::into_inner);
         (course.seen, course.reason) = (seen, Some(*decision.reason()));

@@ -1,17 +1,17 @@
 //! Local workers: started, watched and restarted.
 //!
-//! This is what makes one command enough: `balancer --spawn 2` starts two `worker serve` processes
-//! and restarts them when they exit. A worker prints its address and keeps it when it is restarted,
-//! unless another program has taken the port. The moment a process exits its endpoint is marked as
+//! This makes one command enough: `balancer --spawn 2` starts two `worker serve` processes and
+//! restarts them when they exit. A worker prints its address and keeps it across restarts, unless
+//! another program has taken the port. As soon as a process exits, its endpoint is marked as
 //! absent, so that no request waits for a probe to find out, and no probe mistakes another program
 //! at that address for the worker.
 //!
-//! With a range (`--spawn 1..4`) there are as many workers as the load needs: [`elastic`] asks the
-//! [`fleet`] how many that is. A worker that is no longer needed gets no new requests, finishes
-//! those that it has, leaves the list, and is then stopped.
+//! With a range (`--spawn 1..4`), there are as many workers as the load needs: [`elastic`] gets the
+//! number from the [`fleet`]. A worker that is no longer needed gets no new requests, finishes its
+//! pending ones, leaves the list, and is then stopped.
 //!
-//! Nothing that a worker does blocks the balancer: its output is always read, and its start and its
-//! end have time limits. The end of its standard input and SIGTERM tell a worker to finish, and it
+//! Nothing that a worker does blocks the balancer: its output is always read, and its start and end
+//! have time limits. The end of its standard input and SIGTERM tell a worker to finish, and it
 //! never outlives the balancer.
 
 mod child;
@@ -37,51 +37,52 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::config::Spawn;
 use crate::log::changes::tell;
 
-/// A worker that fails at once is started again after this long, then twice as long, and so on.
+/// Pause before a worker that has settled is restarted. One that fails immediately waits twice as
+/// long, then four times, and so on.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// No pause is longer.
+/// Maximum pause for a worker that belongs to the minimum number.
 const MAX_PAUSE: Duration = Duration::from_secs(4);
-/// No pause of a worker is longer that is not one of the least that there must be.
+/// Maximum pause for a worker above the minimum number.
 const MAX_EXTRA_PAUSE: Duration = Duration::from_mins(1);
-/// A worker that lived this long is not failing at once.
+/// A worker that ran for this long did not fail immediately.
 const SETTLED: Duration = Duration::from_secs(10);
-/// Time for a model to load.
+/// Time limit for a model to load.
 const START_LIMIT: Duration = Duration::from_mins(2);
-/// When it is said that a start takes long.
+/// A start that takes longer is reported.
 const LONG_START: Duration = Duration::from_secs(10);
-/// How long a worker that is starting is worth waiting for, unless it fails before; each request
-/// waits no longer than it may wait in the queue.
+/// How long requests may wait for a worker that is starting, unless it fails before; each of them
+/// waits no longer than allowed in the queue.
 const EXPECTED: Duration = Duration::from_secs(30);
-/// How often a worker that is to stop is asked whether it has requests left.
+/// Interval of checks whether a worker that is to stop has requests left.
 const DRAIN_PERIOD: Duration = Duration::from_millis(50);
-/// Where the kernel chooses the port.
+/// The kernel chooses the port.
 const ANY: SocketAddr =
     SocketAddr::V4(std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 0));
 
-/// What tells the workers' tasks to stop, and until when.
+/// Tells the workers' tasks to stop, and by when.
 type Stop = watch::Receiver<Option<Instant>>;
 
-/// What the workers' tasks share.
+/// State shared by the workers' tasks.
 #[derive(Debug)]
 pub struct Supervisor {
     spawn: Spawn,
     pool: Arc<Pool>,
     children: Arc<Children>,
-    /// By number; the sources of the rest of the list come first.
+    /// Indexed by number; the other sources come first in the list.
     slots: Mutex<Slots>,
     changed: Notify,
-    /// By number too: tells the task of a worker to stop it, because it is no longer needed.
+    /// Indexed by number: tells the task of a worker to stop it, because it is no longer needed.
     leaves: Vec<Notify>,
     hurry: Arc<Notify>,
     course: Mutex<Course>,
 }
 
-/// What became of an order to kill a worker.
+/// The result of an order to kill a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kill {
     /// Its process was killed.
     Done,
-    /// It has no process between its end and its next start.
+    /// It has no process: the last one has ended, and the next is not yet started.
     NoProcess,
     /// No worker of that name was started here.
     Unknown,
@@ -90,14 +91,14 @@ pub enum Kill {
 /// How a worker's process ended.
 #[derive(Debug)]
 struct Ended {
-    /// How it ended, in words for the log.
+    /// The reason, in words for the log.
     reason: String,
-    /// Where it listened, if it got that far.
+    /// Where it listened, if it ever did.
     address: Option<SocketAddr>,
 }
 
 impl Supervisor {
-    /// A supervisor that has started nothing yet; but requests that come before it does wait already.
+    /// A supervisor that has not started anything; requests already wait for its workers.
     pub fn new(spawn: Spawn, pool: Arc<Pool>, hurry: Arc<Notify>, children: Arc<Children>) -> Self {
         for number in 0..spawn.range.min {
             pool.expect(&name(number), Some(Instant::now() + EXPECTED));
@@ -115,7 +116,7 @@ impl Supervisor {
         }
     }
 
-    /// Names and addresses of the workers that have reported theirs.
+    /// Names and addresses of the workers that have reported their address.
     pub fn endpoints(&self) -> Vec<(String, SocketAddr)> {
         let listed = self.slots().listed();
         listed.into_iter().map(|(number, address)| (name(number), address)).collect()
@@ -133,7 +134,7 @@ impl Supervisor {
         self.changed.notify_one();
     }
 
-    /// Kills a worker, whatever it is doing. It is then started again, unless it was about to stop.
+    /// Kills a worker, whatever it is doing. It is then restarted, unless it was about to stop.
     pub fn kill(&self, wanted: &str) -> Kill {
         if self.children.kill_worker(wanted) {
             tracing::warn!(worker = wanted, "worker killed by an operator");
@@ -148,7 +149,7 @@ impl Supervisor {
         self.changed.notified().await;
     }
 
-    /// Keeps the workers alive until `stop` names a time, then stops them by then.
+    /// Keeps the workers running until `stop` sets a deadline, then stops them by then.
     pub async fn run(self: Arc<Self>, mut stop: Stop) {
         let mut workers = JoinSet::new();
         for number in 0..self.spawn.range.min {
@@ -187,7 +188,7 @@ impl Supervisor {
                 self.note_failure(number);
             }
             pause = if has_settled(started) { FIRST_PAUSE } else { (pause * 2).min(max_pause) };
-            // A worker that did not even listen may have found its port taken.
+            // If a worker did not even listen, its port may be taken.
             listen = ended.address.unwrap_or(ANY);
             let (program, restart_in) =
                 (self.spawn.program.display(), humantime::format_duration(pause));
@@ -203,7 +204,7 @@ impl Supervisor {
         }
     }
 
-    /// A worker is starting. Requests that find no other wait for it, unless it has failed before.
+    /// A worker is starting. Requests wait for it if there is no other, unless it failed before.
     fn expect(&self, number: usize) {
         if !self.slots().has_failed(number) {
             self.pool.expect(&name(number), Some(Instant::now() + EXPECTED));
@@ -218,15 +219,15 @@ impl Supervisor {
         }
     }
 
-    /// The process of a worker that listened has ended. It is started again soon: one that had worked
-    /// is waited for, and that is known before it is out of the fleet.
+    /// The process of a worker that listened has ended and is restarted soon. One that had run for
+    /// a while is waited for, and this is set before it leaves the fleet.
     fn note_crash(&self, number: usize, started: Instant) {
         let name = name(number);
         self.pool.expect(&name, has_settled(started).then(|| Instant::now() + EXPECTED));
         self.set_present(&name, false);
     }
 
-    /// Waits until a worker says where it listens, and then for its end.
+    /// Waits until a worker reports where it listens, and then for its end.
     async fn attend(&self, number: usize, worker: &mut Worker, started: Instant) -> Ended {
         let address = match self.wait_for_address(number, worker).await {
             Ok(address) => address,
@@ -270,8 +271,8 @@ impl Supervisor {
         }
     }
 
-    /// Stops a worker that is no longer needed: it gets no new requests, finishes those that it
-    /// has, and leaves the list before its process is told to end.
+    /// Stops a worker that is no longer needed: it gets no new requests, finishes its pending ones,
+    /// and leaves the list before its process is told to end.
     async fn leave(&self, mut worker: Worker, number: usize, stop: &mut Stop) {
         let limit = self.spawn.drain;
         if let Some(endpoint) = self.endpoint(worker.name()) {
@@ -282,7 +283,7 @@ impl Supervisor {
                     tracing::warn!(worker = worker.name(), left, "worker is stopped with requests in flight: drain-timeout is over");
                 },
                 deadline = stopped(stop) => return worker.finish(deadline).await,
-                // What it had is lost, as with every crash; what remains is to forget it.
+                // Its requests are lost, as in any crash; all that remains is to remove it.
                 reason = worker.exited() => {
                     self.set_present(worker.name(), false);
                     return tracing::warn!(worker = worker.name(), reason, "worker exited before it was stopped");
@@ -306,7 +307,7 @@ impl Supervisor {
             endpoint.set_absent(!is_present);
             let event = match (is_present, self.pool.settings().is_probed) {
                 (false, _) => Event::Gone,
-                // No probe will find out that it is back.
+                // No probe will detect that it is back.
                 (true, false) => Event::ProbePassed,
                 (true, true) => continue,
             };
@@ -315,13 +316,13 @@ impl Supervisor {
     }
 }
 
-/// Whether a worker that was started then does not fail at once.
+/// Whether a worker that was started at this time did not fail immediately.
 fn has_settled(started: Instant) -> bool {
     started.elapsed() > SETTLED
 }
 
-/// Waits until an endpoint that gets no new requests has answered those that it had. One may just have
-/// been given to it, so it is looked at twice.
+/// Waits until an endpoint that gets no new requests has answered its pending ones. One may have
+/// just been assigned to it, so it is checked twice.
 async fn until_idle(endpoint: &Endpoint) {
     let mut looks = 0;
     while looks < 2 {
@@ -330,14 +331,14 @@ async fn until_idle(endpoint: &Endpoint) {
     }
 }
 
-/// Waits for the order to stop; returns until when that must have happened.
+/// Waits for the order to stop; returns its deadline.
 async fn stopped(stop: &mut Stop) -> Instant {
     let order = stop.wait_for(Option::is_some).await;
-    // The sender going away means the same.
+    // A dropped sender means the same.
     order.ok().and_then(|deadline| *deadline).unwrap_or_else(Instant::now)
 }
 
-/// The name of a spawned worker; as in the slice they count from 1.
+/// The name of a spawned worker; names count from 1, as in the slice.
 fn name(number: usize) -> String {
     format!("worker{}", number + 1)
 }

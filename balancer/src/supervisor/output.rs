@@ -15,9 +15,9 @@ use tokio::time::Instant;
 use crate::log::operator::WORKER_OUTPUT;
 use crate::log::text;
 
-/// A longer line is broken.
+/// Longer lines are split.
 const MAX_LINE: u64 = 4 * 1024;
-/// Lines of one stream that are passed on within [`WINDOW`].
+/// Maximum number of lines of one stream that are passed on within [`WINDOW`].
 const MAX_LINES: u32 = 1000;
 const WINDOW: Duration = Duration::from_secs(1);
 
@@ -47,7 +47,7 @@ pub(super) async fn follow(
     }
 }
 
-/// How many lines may still be passed on.
+/// Limits how many lines are passed on.
 #[derive(Debug)]
 struct Allowance {
     since: Instant,

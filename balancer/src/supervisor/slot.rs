@@ -1,24 +1,24 @@
-//! Where each worker is, by its number. Pure.
+//! The state of each worker, by number. Pure.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Where a worker is.
+/// The state of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WorkerState {
-    /// There is none of this number.
+    /// No worker has this number.
     Vacant,
-    /// Its first start is not over, and those behind it in the list wait for it.
+    /// It is starting for the first time, and those after it in the list wait for it.
     Awaited,
-    /// Its first start is not over.
+    /// It is starting for the first time.
     Starting,
-    /// It could not be started so far, or takes long.
+    /// It could not be started so far, or its start takes long.
     Late,
-    /// It listens here, or did before it ended.
+    /// It listens at this address, or did before it ended.
     At(SocketAddr),
-    /// It has no requests left, and ends.
+    /// It has no requests left, and is being stopped.
     Ending,
 }
 
@@ -26,7 +26,7 @@ pub(super) enum WorkerState {
 #[derive(Debug, Clone, Copy)]
 struct Slot {
     place: WorkerState,
-    /// Since when it has been there.
+    /// When it entered this state.
     since: Instant,
     /// Whether it is to stop.
     is_leaving: bool,
@@ -34,19 +34,19 @@ struct Slot {
     failures: u32,
 }
 
-/// What a worker does, for the count of them.
+/// The stage of a worker, for counting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// It was started a moment ago.
+    /// It was started just now.
     Starting,
-    /// It does not start, or takes long.
+    /// It fails to start, or its start takes long.
     Failing,
-    /// It listens, or did, here.
+    /// It listens, or did.
     Listening {
-        /// How long it has been listening.
+        /// How long ago it began to listen.
         age: Duration,
     },
-    /// It is to stop, or stops.
+    /// It is to stop, or is stopping.
     Stopping,
 }
 
@@ -60,10 +60,10 @@ impl Slots {
         Self(vec![Slot { place: WorkerState::Vacant, since, is_leaving: false, failures: 0 }; max])
     }
 
-    /// Numbers and addresses of the workers that have reported theirs. The place of a worker in the
-    /// list must not depend on which starts fastest, so the list ends before the first that is
-    /// still awaited; but one that cannot be started, or takes long, does not keep the others from
-    /// working. Workers that come later delay no request.
+    /// Numbers and addresses of the workers that have reported their address. The position of a
+    /// worker in the list must not depend on which starts fastest, so the list ends before the
+    /// first that is still awaited; but one that cannot be started, or takes long, does not hold up
+    /// the others. Workers that come later delay no request.
     pub(super) fn listed(&self) -> Vec<(usize, SocketAddr)> {
         let settled = self.0.iter().take_while(|slot| slot.place != WorkerState::Awaited);
         let known = settled.enumerate().filter_map(|(number, slot)| match slot.place {
@@ -86,13 +86,13 @@ impl Slots {
         slot.is_leaving &= place != WorkerState::Vacant;
     }
 
-    /// A start has failed; returns whether the others need not wait for it any longer.
+    /// Notes a failed start; returns whether the others no longer need to wait for it.
     pub(super) fn note_failure(&mut self, number: usize) -> bool {
         self.0[number].failures = self.0[number].failures.saturating_add(1);
         self.note_late(number)
     }
 
-    /// The others need not wait for it; whether they did.
+    /// Stops the others from waiting for it; returns whether they did.
     pub(super) fn note_late(&mut self, number: usize) -> bool {
         let place = &mut self.0[number].place;
         let was_awaited = matches!(place, WorkerState::Awaited | WorkerState::Starting);
@@ -102,31 +102,31 @@ impl Slots {
         was_awaited
     }
 
-    /// Whether it has not listened since it last could not be started.
+    /// Whether it has not listened since its last failed start.
     pub(super) fn has_failed(&self, number: usize) -> bool {
         self.0[number].failures > 0
     }
 
-    /// A worker is to stop.
+    /// Notes that a worker is to stop.
     pub(super) fn set_leaving(&mut self, number: usize) {
         self.0[number].is_leaving = true;
     }
 
-    /// Numbers that no worker has, the lowest first.
+    /// Unused numbers, lowest first.
     pub(super) fn vacant(&self) -> impl Iterator<Item = usize> {
         let of =
             |(number, slot): (usize, &Slot)| (slot.place == WorkerState::Vacant).then_some(number);
         self.0.iter().enumerate().filter_map(of)
     }
 
-    /// Numbers that a worker has, whether its process runs at the moment or not.
+    /// Numbers in use, whether the worker's process is running at the moment or not.
     pub(super) fn known(&self) -> impl Iterator<Item = usize> {
         let of =
             |(number, slot): (usize, &Slot)| (slot.place != WorkerState::Vacant).then_some(number);
         self.0.iter().enumerate().filter_map(of)
     }
 
-    /// What each worker does.
+    /// The stage of each worker.
     pub(super) fn stages(&self, now: Instant) -> impl Iterator<Item = (usize, Stage)> {
         self.0.iter().enumerate().filter_map(move |(number, slot)| {
             let age = now.saturating_duration_since(slot.since);

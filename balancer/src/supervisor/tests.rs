@@ -1,4 +1,4 @@
-//! What becomes of a worker that leaves, with a program in its place.
+//! How workers leave, with a program in place of a real one.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -6,10 +6,10 @@ use fleet::elastic::WorkerRange;
 
 use super::*;
 
-/// Far longer than anything here takes, but not for ever.
+/// Far longer than anything here takes, but finite.
 const LONG: Duration = Duration::from_mins(1);
 
-/// A supervisor of workers that say where they listen and then do nothing.
+/// A supervisor of workers that report where they listen and then do nothing.
 fn supervisor(folder: &std::path::Path) -> Arc<Supervisor> {
     let program = folder.join("worker.sh");
     std::fs::write(&program, "#!/bin/sh\necho listening on 127.0.0.1:1\nexec sleep 1000\n")
@@ -57,7 +57,7 @@ async fn a_worker_that_is_leaving_can_be_killed_and_one_without_a_process_cannot
     assert_eq!(supervisor.kill(&name(0)), Kill::NoProcess, "it has crashed");
     let worker = Worker::start(&supervisor.spawn, &name(0), ANY, &supervisor.children);
     let worker = worker.expect("started");
-    // It would wait for the end of this.
+    // The supervisor would wait for the end of this request.
     let _request = endpoint.begin(Instant::now());
     let (_stop, mut stopping) = watch::channel(None);
     let both = async {

@@ -1,11 +1,11 @@
-//! Why a connection could not be opened, from what the system says.
+//! Why a connection could not be opened, judging by the system's error.
 
 use std::io::{Error, ErrorKind};
 
 use fleet::Fault;
 use rustix::io::Errno;
 
-/// What the system says when it has no descriptor, port or memory left.
+/// System errors for a lack of descriptors, ports or memory.
 const OUT_OF: [Errno; 6] = [
     Errno::MFILE,
     Errno::NFILE,
@@ -15,7 +15,7 @@ const OUT_OF: [Errno; 6] = [
     Errno::ADDRINUSE,
 ];
 
-/// The fault that a failed connect stands for.
+/// The fault that a failed connect amounts to.
 pub(crate) fn fault_of(error: &Error) -> Fault {
     let code = error.raw_os_error();
     if code.is_some_and(|code| OUT_OF.iter().any(|one| one.raw_os_error() == code)) {

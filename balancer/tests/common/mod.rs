@@ -1,7 +1,7 @@
-//! A worker that does what the test tells it, and a balancer in front of it.
+//! A scriptable worker, and a balancer in front of it.
 //!
 //! The stub speaks raw HTTP/1.1 over a socket, so that it can also break off, hang and lie. It
-//! records every request it saw, byte by byte. Everything listens on port 0.
+//! records every request byte by byte. Everything listens on port 0.
 #![allow(dead_code, unreachable_pub, reason = "every test file uses a part of it")]
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -34,11 +34,11 @@ pub enum Act {
     Close,
     /// Never answers.
     Hang,
-    /// Does this once it is told to.
+    /// Does this once the gate lets it pass.
     After(Gate, Box<Act>),
 }
 
-/// Holds stubs back until they are told to go on; one that comes later passes as well.
+/// Holds stubs back until they may continue; once open, it also lets later ones pass.
 #[derive(Debug, Clone)]
 pub struct Gate(Arc<Semaphore>);
 
@@ -56,7 +56,7 @@ impl Gate {
     }
 
     async fn pass(&self) {
-        // One that is open for all gives no permits.
+        // A gate that is open for all gives no permits.
         if let Ok(permit) = self.0.acquire().await {
             permit.forget();
         }
@@ -115,10 +115,10 @@ impl Drop for Stub {
 }
 
 impl Stub {
-    /// A stub that is ready and does `script` with everything but probes.
+    /// A stub that is ready, and runs `script` for every request but probes.
     #[expect(clippy::unused_async, reason = "it needs a runtime, and says so by being async")]
     pub async fn start(script: impl Fn(&Seen) -> Act + Send + Sync + 'static) -> Self {
-        // With the default of 128 places some of a crowd of clients would have to try again.
+        // With the default backlog of 128, some clients of a crowd would have to try again.
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.set_reuseaddr(true).expect("set");
         socket.bind((own_host(), 0).into()).expect("bound");
@@ -155,7 +155,7 @@ impl Stub {
         Self { address, state, task }
     }
 
-    /// Has it take no new connections; those that are open go on.
+    /// Stops accepting connections; open ones continue.
     pub fn stop_listening(&self) {
         self.state.is_closing.notify_one();
     }
@@ -177,7 +177,7 @@ impl Stub {
         *self.state.models.lock().expect("not poisoned") = format!("[{}]", list.join(","));
     }
 
-    /// Has it say this when it is asked for its models.
+    /// Sets its response to a request for its models.
     pub fn set_models_to(&self, text: &str) {
         text.clone_into(&mut self.state.models.lock().expect("not poisoned"));
     }
@@ -186,7 +186,7 @@ impl Stub {
         self.state.seen.lock().expect("not poisoned").clone()
     }
 
-    /// Waits until so many requests have arrived.
+    /// Waits until `count` requests have arrived.
     pub async fn has_seen(&self, count: usize) {
         let seen = async {
             while self.seen().len() < count {
@@ -272,7 +272,7 @@ pub struct Running {
     pub reload: Arc<Notify>,
 }
 
-/// A worker that reads and writes as the test says, on every connection. It answers no probes.
+/// A worker that reads and writes as the test specifies, on every connection. It answers no probes.
 pub struct RawWorker {
     pub address: SocketAddr,
     task: JoinHandle<()>,
@@ -300,25 +300,25 @@ impl RawWorker {
         Self { address, task }
     }
 
-    /// Settings for a balancer in front of it, which takes it to be up.
+    /// Settings for a balancer in front of it, without probes, so that it counts as up.
     pub fn settings(&self) -> Settings {
         Settings { probe_path: Some(String::new()), ..settings(&[self.address]) }
     }
 }
 
-/// An address of this machine for one test: a port alone is anyone's as soon as it is free again.
+/// An address of this machine for one test: a port alone can be taken as soon as it is free again.
 fn own_host() -> Ipv4Addr {
     static COUNT: AtomicU8 = AtomicU8::new(0);
     if cfg!(not(target_os = "linux")) {
         return Ipv4Addr::LOCALHOST;
     }
-    // Two tests that run at the same time are far less than 256 stubs or 32,768 processes apart.
+    // Tests that run at the same time are far less than 256 stubs or 32,768 processes apart.
     let (count, process) = (COUNT.fetch_add(1, Ordering::Relaxed), std::process::id() & 0x7fff);
     let [_, _, high, low] = process.to_be_bytes();
     Ipv4Addr::new(127, 64 + count % 128, high | (count & 128), low)
 }
 
-/// Where nothing listens.
+/// An address where nothing listens.
 pub fn free_address() -> SocketAddr {
     let listener = std::net::TcpListener::bind((own_host(), 0)).expect("bound");
     listener.local_addr().expect("bound")
@@ -371,7 +371,7 @@ impl Running {
         Self { address, admin, stop: Some(stop), task, reload }
     }
 
-    /// Waits until the fleet is as wanted.
+    /// Waits until the state of the fleet is as wanted.
     pub async fn until(&self, wanted: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
         let limit = tokio::time::timeout(Duration::from_secs(20), async {
             loop {
@@ -398,7 +398,7 @@ impl Running {
         self.ask_admin("POST", path, "").await
     }
 
-    /// As an operator asks, with more header lines.
+    /// Sends a request to the admin port, with additional header lines.
     pub async fn ask_admin(&self, method: &str, path: &str, fields: &str) -> Answer {
         let host = self.admin;
         let request = format!(
@@ -407,7 +407,7 @@ impl Running {
         exchange(host, &request).await
     }
 
-    /// As an operator has a model loaded or unloaded, with more header lines.
+    /// Loads or unloads a model as an operator, with additional header lines.
     pub async fn order(&self, verb: &str, fields: &str) -> Answer {
         let host = self.address;
         let request = format!(
@@ -498,7 +498,7 @@ pub async fn exchange_bytes(address: SocketAddr, request: &[u8]) -> Answer {
     let mut stream = TcpStream::connect(address).await.expect("connected");
     let (mut reader, mut writer) = stream.split();
     let mut answer = Vec::new();
-    // The answer may come, and the connection may close, before everything is sent.
+    // The answer may arrive, and the connection close, before everything is sent.
     let send = async {
         drop(writer.write_all(request).await);
         std::future::pending::<()>().await;
@@ -511,7 +511,7 @@ pub async fn exchange_bytes(address: SocketAddr, request: &[u8]) -> Answer {
     Answer::parse(&String::from_utf8_lossy(&answer))
 }
 
-/// An HTTP/2 client without TLS that takes so many bytes of each answer.
+/// An HTTP/2 client without TLS with a flow-control window of this size for each answer.
 pub async fn http2(balancer: &Running, window: u32) -> Http2 {
     let stream = TcpStream::connect(balancer.address).await.expect("connected");
     let client = hyper::client::conn::http2::Builder::new(TokioExecutor::new())

@@ -1,6 +1,7 @@
-//! What must hold for any bytes of an endpoint: what the balancer takes for a complete answer is one for hyper's
-//! client too, with the same status, fields and body, and a connection that the balancer uses again, hyper would use
-//! again. The balancer may refuse what hyper takes. The test `heads` and the fuzz target `answer` both feed it.
+//! What must hold for any bytes from an endpoint: whatever the balancer accepts as a complete
+//! answer is one for hyper's client too, with the same status, fields and body, and hyper would
+//! reuse every connection that the balancer reuses. The balancer may reject what hyper accepts.
+//! Both the test `heads` and the fuzz target `answer` use this.
 
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
-/// Fields in order of their names; those of one name in the order in which they came.
+/// Fields sorted by name; those with the same name in their original order.
 type Fields = Vec<(String, Vec<u8>)>;
 
 /// A complete answer, as either parser read it.
@@ -25,7 +26,7 @@ pub(crate) struct Answer {
     pub(crate) body: Vec<u8>,
 }
 
-/// What another parser makes of the bytes.
+/// How another parser interprets the bytes.
 #[derive(Debug)]
 enum Theirs {
     Complete { answer: Answer, keeps: bool },
@@ -33,7 +34,7 @@ enum Theirs {
     Refused,
 }
 
-/// Judges the bytes both while the connection is open and at its end; what the balancer makes of them then.
+/// Compares the results, with the connection open and closed; returns the balancer's at the end.
 pub(crate) fn compare(pieces: &[&[u8]], is_head_request: bool) -> Option<Answer> {
     let mut last = None;
     for is_closed in [false, true] {
@@ -67,7 +68,7 @@ fn of(Whole { head, body, .. }: Whole) -> Answer {
 }
 
 fn by_hyper(sent: Sent<'_>, is_head_request: bool) -> Theirs {
-    // Its time passes when there is nothing left to do, so that waiting costs none.
+    // Its clock advances when there is nothing left to do, so that waiting takes no time.
     let mut builder = tokio::runtime::Builder::new_current_thread();
     let runtime = builder.enable_time().start_paused(true).build().expect("a runtime");
     runtime.block_on(async {
@@ -92,7 +93,7 @@ async fn exchange(
         .body(Empty::new())
         .expect("a request");
     let answering = async {
-        // Bytes that come before anything was asked are another matter.
+        // Bytes that come before a request are another matter.
         far.read_buf(&mut Vec::with_capacity(1024)).await.expect("a request");
         for piece in sent.pieces {
             if far.write_all(piece).await.is_err() {
@@ -108,7 +109,7 @@ async fn exchange(
     let Ok(response) = response else { return Theirs::Refused };
     let (head, body) = response.into_parts();
     let Ok(body) = body.collect().await else { return Theirs::Refused };
-    // It looks at what is behind the answer before it calls itself ready.
+    // It checks for bytes after the answer before it reports that it is ready.
     for _ in 0..8 {
         tokio::task::yield_now().await;
     }
@@ -118,7 +119,7 @@ async fn exchange(
     let mut fields = head.headers;
     let is_chunked = fields.contains_key("transfer-encoding");
     remove_those_of_the_connection(&mut fields);
-    // The length of a body that would be there is told once, that of one that is there not at all.
+    // The length of a body that would be there is given once, that of an actual body not at all.
     let length = fields.remove(CONTENT_LENGTH);
     if bodiless && !is_chunked {
         let number = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());

@@ -1,6 +1,6 @@
 //! What must hold for any bytes at the beginning of a connection: the balancer reads them without a
-//! panic, and what it accepts comes out as a head that every parser reads in the same way. The test
-//! `heads` and the fuzz target `request_head` both feed it.
+//! panic, and what it accepts becomes a head that every parser reads in the same way. Both the test
+//! `heads` and the fuzz target `request_head` use this.
 
 use std::convert::Infallible;
 
@@ -19,7 +19,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
-/// Reads the bytes as the beginning of a connection, as the balancer does, and judges each request.
+/// Reads the bytes like the balancer at the beginning of a connection, and judges each request.
 pub(crate) fn serve(bytes: &[u8]) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     runtime.block_on(async {
@@ -67,7 +67,7 @@ fn judge(request: Request<Incoming>) {
     check_wire(&wire);
 }
 
-/// Every line has a name that crosses, and those that must be unique are.
+/// Checks that unique fields occur once, and that fields which must not be forwarded are absent.
 fn check_wire(wire: &[u8]) {
     let shown = wire.escape_ascii();
     let lines = wire.strip_suffix(b"\r\n\r\n").expect("an empty line at the end");

@@ -1,4 +1,4 @@
-//! Signals, and how long the end may take.
+//! Signals, and how long shutdown may take.
 
 use rustix::process::Signal;
 use tokio::io::AsyncWriteExt;
@@ -12,7 +12,7 @@ async fn busy(drain: &str) -> (Program, Stub, TcpStream) {
     busy_with(drain, Act::Hang).await
 }
 
-/// A worker that does this, and a client that has asked it and reads nothing.
+/// A worker that does this, and a client that has sent it a request and reads nothing.
 async fn busy_with(drain: &str, act: Act) -> (Program, Stub, TcpStream) {
     let stub = Stub::start(move |_| act.clone()).await;
     let arguments = ["--worker", &stub.address.to_string(), "--drain-timeout", drain];

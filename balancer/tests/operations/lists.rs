@@ -1,4 +1,4 @@
-//! Workers by name, by file and by their own word.
+//! Workers given by name, by file, and joined by themselves.
 
 use std::net::SocketAddr;
 
@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use crate::common::{Act, Stub, exchange};
 use crate::program::{Program, activated, folder, until};
 
-/// Its names are many: one after the other they would take two minutes, which is longer than the test waits.
+/// There are many names: in sequence they would take two minutes, longer than the test waits.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_server_that_is_silent_at_the_start_holds_up_no_other_worker_and_no_file() {
     let (one, two, folder) = (Stub::named("one").await, Stub::named("two").await, folder());
@@ -74,7 +74,7 @@ async fn a_host_name_that_is_not_known_holds_up_no_other_worker() {
     assert_eq!(fleet["endpoints"][0]["address"], stub.address.to_string(), "the one that listens");
 }
 
-/// A worker joins at the balancer's public port, and is answered with this status.
+/// A worker joins at the balancer's public port; returns the status.
 async fn join(balancer: SocketAddr, token: &str, worker: SocketAddr) -> u16 {
     let body = format!(r#"{{"name":"a","instance":"1","address":"{worker}","port":1}}"#);
     let (path, length) = (wire::join::JOIN, body.len());

@@ -1,4 +1,4 @@
-//! What is written: the access log and the events, even if they are not read.
+//! The access log and the event log, even if they are not read.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use crate::common::Stub;
 use crate::program::{LONG, Program, folder, pid, until};
 
-/// `count` requests over one connection; all must be answered.
+/// Sends `count` requests over one connection; all must be answered.
 async fn ask(address: SocketAddr, target: &str, count: usize) {
     let mut stream = TcpStream::connect(address).await.expect("connected");
     let request = format!("GET {target} HTTP/1.1\r\nhost: a\r\n\r\n");

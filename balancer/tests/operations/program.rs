@@ -1,4 +1,4 @@
-//! The program, what it says, and programs in the place of its workers.
+//! The program, its output, and programs in place of its workers.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::common::exchange;
 
-/// Far longer than anything here takes, but not for ever.
+/// Far longer than anything here takes, but finite.
 pub(crate) const LONG: Duration = Duration::from_mins(1);
 
 /// A running balancer.
@@ -32,7 +32,7 @@ impl Drop for Program {
     }
 }
 
-/// Waits for `condition`, which is asked again and again.
+/// Polls `condition` until it is met.
 pub(crate) async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
     let met = async {
         loop {
@@ -61,7 +61,7 @@ impl Program {
         Self::spawn(command).listening().await
     }
 
-    /// Starts it, whatever becomes of it.
+    /// Starts it without waiting for the outcome.
     pub(crate) fn spawn(mut command: Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().expect("the program");
         let log = Arc::new(Mutex::new(String::new()));
@@ -121,7 +121,7 @@ impl Program {
         until("it ends", async || child.try_wait().expect("a child")).await
     }
 
-    /// Its end, where it has to come some moments after the second that `--drain-timeout` gives it.
+    /// Its exit status; it must exit soon after the second that `--drain-timeout` allows.
     pub(crate) async fn ended_in_time(&mut self) -> ExitStatus {
         let ended = tokio::time::timeout(Duration::from_secs(10), self.ended());
         ended.await.expect("it ends within its drain limit")
@@ -132,7 +132,7 @@ pub(crate) fn pid(child: &Child) -> Pid {
     Pid::from_raw(i32::try_from(child.id()).expect("a pid")).expect("a pid")
 }
 
-/// Where it listens, once it has said so.
+/// The addresses it listens on, once it has logged them.
 fn addresses(log: &Mutex<String>) -> Option<(SocketAddr, SocketAddr)> {
     let log = log.lock().expect("not poisoned");
     let line = log.lines().find(|line| line.contains(" listening address="))?;
@@ -147,7 +147,7 @@ fn script(folder: &Path, text: &str) -> String {
     path.to_str().expect("text").to_owned()
 }
 
-/// A program in the place of a worker, and the balancer that starts it.
+/// A program in place of a worker, and the balancer that starts it.
 pub(crate) async fn supervised(folder: &Path, text: &str, more: &[&str]) -> Program {
     let program = script(folder, text);
     let mut arguments = vec!["--worker-bin", &program];
@@ -162,7 +162,7 @@ pub(crate) fn folder() -> tempfile::TempDir {
     tempfile::tempdir().expect("a folder")
 }
 
-/// Started as systemd does it, with a socket that outlives it.
+/// A command that is started like systemd does it, with a socket that outlives it.
 pub(crate) fn activated(socket: &std::net::TcpListener, arguments: &[&str]) -> Command {
     let script = "export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$@\" 3<&0 </dev/null";
     let socket = OwnedFd::from(socket.try_clone().expect("a socket"));

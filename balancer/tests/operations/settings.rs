@@ -52,12 +52,12 @@ async fn two_balancers_for_different_clients_never_share_the_admin_port() {
     }
     assert!(!first.log().contains("taken over"), "{}", first.log());
     assert_eq!(first.post().await, 200);
-    // One that serves the same clients is the next one.
+    // A process that serves the same clients is its successor.
     let _next = Program::spawn(activated(&one, &arguments)).listening().await;
     first.until_logged("another process has taken over the admin port").await;
 }
 
-/// While it has no descriptor left nothing can be handed over; later it can.
+/// While it has no free descriptor, nothing can be handed over; later it can.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_takes_over_is_heard_although_there_was_no_file_left_when_it_came() {
     let listen = free_address().to_string();
@@ -114,7 +114,7 @@ async fn a_token_file_that_cannot_be_read_keeps_no_later_sighup_back() {
     until("the list is empty", is_empty).await;
 }
 
-/// Started with no more open files than this; `which` is what `ulimit` sets.
+/// A command with this limit of open files; `which` is the option of `ulimit`.
 fn with_few_files(which: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new("sh");
     let script = format!("ulimit {which} 512 && exec \"$@\"");

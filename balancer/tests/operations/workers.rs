@@ -1,4 +1,4 @@
-//! Workers that the balancer starts: how they begin, end and are started again.
+//! Workers that the balancer starts: how they start, end and are restarted.
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use crate::program::{Program, folder, supervised, until};
 
 fn is_running(pid: &str) -> bool {
     let status = std::fs::read_to_string(PathBuf::from("/proc").join(pid.trim()).join("stat"));
-    // A zombie has ended.
+    // A zombie has already ended.
     status.is_ok_and(|status| !status.contains(") Z "))
 }
 
@@ -47,7 +47,7 @@ async fn a_worker_may_print_what_is_no_text_and_has_no_end() {
     assert!(balancer.log().contains("worker stopped worker=worker1"), "{}", balancer.log());
 }
 
-/// Since Linux 5.0 a process tells whether it may have huge pages.
+/// Since Linux 5.0, a process can report whether it may have huge pages.
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
 async fn it_has_no_huge_pages_and_its_workers_may_have_some() {
@@ -100,7 +100,7 @@ async fn a_worker_that_is_started_again_is_used_although_nothing_is_probed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_kills_whatever_process_a_worker_has_or_hears_that_there_is_none() {
     let (stub, folder) = (Stub::named("alive").await, folder());
-    // The first process listens, the second never says so, and all others fail.
+    // The first process listens, the second never reports its address, and all others fail.
     let text = format!(
         "mkdir {0}/first 2>/dev/null && {{ echo listening on {1}; exec sleep 1000; }}\n\
          mkdir {0}/second 2>/dev/null || exit 1\necho $$ >{0}/second/pid\nexec sleep 1000",
@@ -127,7 +127,7 @@ async fn an_operator_kills_whatever_process_a_worker_has_or_hears_that_there_is_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_cannot_be_started_does_not_keep_the_others_from_their_work() {
     let (stub, folder) = (Stub::named("alive").await, folder());
-    // The first process makes the folder and fails, the second listens, all others fail.
+    // The first process creates the folder and fails, the second listens, all others fail.
     let text = format!(
         "mkdir {0}/failing 2>/dev/null && exit 1\n\
          [ -e {0}/other ] && exit 1\n: >{0}/other\necho listening on {1}\nexec cat >/dev/null",
@@ -152,14 +152,14 @@ async fn workers_do_not_outlive_a_balancer_that_is_killed() {
     until("the worker ends", async || (!is_running(&pid)).then_some(())).await;
 }
 
-/// What answers at the address of a worker that has crashed is not the worker.
+/// A program that answers at the address of a crashed worker is not the worker.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_program_on_a_crashed_workers_port_gets_no_request() {
     let (foreign, stub, folder) =
         (Stub::named("foreign").await, Stub::named("own").await, folder());
     let crash = folder.path().join("crash");
-    // The first time it is at the foreign address and crashes when it is told to. Then that port is
-    // taken, and it finds another.
+    // The first process is at the foreign address and crashes when it is told to. Then that port is
+    // taken, and the next process finds another.
     let text = format!(
         "case \"$*\" in\n*--listen\\ {0}*) echo address in use >&2; exit 1;; esac\n\
          [ -e {2} ] && {{ echo listening on {1}; exec cat >/dev/null; }}\n\
@@ -185,7 +185,7 @@ async fn another_program_on_a_crashed_workers_port_gets_no_request() {
     assert_eq!(foreign.seen().len(), before, "{}", balancer.log());
 }
 
-/// Requests that come before the first worker listens wait for it, as they wait for a busy one.
+/// Requests that arrive before the first worker listens wait for it, as they do for a busy one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_waits_for_a_worker_that_is_starting_and_is_told_when_it_does_not() {
     let (stub, folder) = (Stub::named("alive").await, folder());
@@ -203,7 +203,7 @@ async fn a_request_waits_for_a_worker_that_is_starting_and_is_told_when_it_does_
         std::fs::write(&ready, "").expect("written");
     });
     assert_eq!(status, 200);
-    // The first start of this one fails after the request has come, and nothing is to be expected then.
+    // The first start of this one fails after the request has arrived: no worker is expected then.
     let folder = self::folder();
     let go = folder.path().join("go");
     let text = format!("while ! [ -e {} ]; do sleep 0.01; done\nexit 3", go.display());

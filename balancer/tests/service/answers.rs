@@ -1,5 +1,5 @@
-//! Answers on their way: workers that send them in odd pieces or too early, and clients that do not
-//! take them.
+//! Answers in transit: workers that send them in odd pieces or too early, and clients that do not
+//! read them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,7 +73,7 @@ async fn an_answer_too_long_to_be_kept_holds_its_worker_no_longer_than_the_time_
     plain.write_all(text.as_bytes()).await.expect("sent");
     until_metric(&balancer, "balancer_answers_given_up_total 2\n").await;
     balancer.until(|fleet| fleet["endpoints"][0]["in_flight"] == 0).await;
-    // Each of them hears that its answer is not complete; the other streams go on.
+    // Each client learns that its answer is incomplete; the other streams continue.
     assert!(response.into_body().collect().await.is_err());
     let mut read = Vec::new();
     drop(plain.read_to_end(&mut read).await);
@@ -95,7 +95,7 @@ async fn a_client_that_sips_holds_its_worker_no_longer_than_the_time_limit() {
     let mut plain = TcpStream::connect(balancer.address).await.expect("connected");
     let text = "POST /predict HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nx";
     plain.write_all(text.as_bytes()).await.expect("sent");
-    // Each of them takes a little whenever it is asked for, as long as it gets something.
+    // Each client reads a little whenever it can, as long as it gets something.
     let (mut body, mut sip) = (response.into_body(), [0; 1000]);
     let sipping = async {
         while !balancer.metrics().await.contains("balancer_answers_given_up_total 2\n") {
@@ -105,7 +105,7 @@ async fn a_client_that_sips_holds_its_worker_no_longer_than_the_time_limit() {
     };
     tokio::time::timeout(Duration::from_secs(20), sipping).await.expect("both are given up");
     balancer.until(|fleet| fleet["endpoints"][0]["in_flight"] == 0).await;
-    // The client over HTTP/1.1 is told by the end of its connection, and counts as one of them.
+    // The HTTP/1.1 client sees the end of its connection, and is counted as one of them.
     let mut rest = Vec::new();
     drop(plain.read_to_end(&mut rest).await);
     assert!(rest.len() < 20_000_000, "{}", rest.len());
@@ -113,7 +113,7 @@ async fn a_client_that_sips_holds_its_worker_no_longer_than_the_time_limit() {
     assert_eq!(balancer.fleet().await["endpoints"][0]["failed"], 0, "it is the clients' fault");
 }
 
-/// Asks for a whole answer.
+/// Requests a whole answer.
 async fn ask_whole(mut streams: Http2) -> hyper::Result<Bytes> {
     let response = streams.send_request(request("/predict")).await?;
     Ok(response.into_body().collect().await?.to_bytes())
@@ -153,7 +153,7 @@ async fn all_answers_that_wait_for_their_clients_fit_into_a_bounded_memory() {
     let stalled = async {
         while balancer.metrics().await.contains(given_up) {
             held.push(greedy.send_request(request("/predict")).await.expect("a head"));
-            // A client that reads is served all the while.
+            // A client that reads is served throughout.
             assert_eq!(balancer.post("/predict", "", "x").await.body.len(), 300_000);
         }
     };
@@ -185,7 +185,7 @@ async fn a_client_that_vanishes_within_an_answer_frees_its_worker() {
     until_metric(&balancer, "balancer_requests_total{outcome=\"cancelled\"} 1\n").await;
 }
 
-/// Reads a head, and gives back what was read behind it.
+/// Reads a head, and returns the bytes that were read after it.
 async fn read_head(stream: &mut TcpStream) -> Option<Vec<u8>> {
     let mut read = Vec::new();
     loop {
@@ -239,7 +239,7 @@ async fn a_worker_that_answers_without_reading_the_request_is_heard() {
             let answer = format!("HTTP/1.1 413 X\r\n{ending}content-length: 100000\r\n\r\n");
             stream.write_all(answer.as_bytes()).await.expect("sent");
             stream.write_all(&vec![b'x'; 100_000]).await.expect("sent");
-            // It reads no more. A socket closed with bytes unread would be reset, answer and all.
+            // It reads no more. Closing with unread bytes would reset the socket, answer and all.
             drop(stream.shutdown().await);
             std::future::pending::<()>().await;
         });
@@ -271,8 +271,8 @@ async fn a_head_tells_the_length_of_the_page_that_it_does_not_send() {
     assert!(body.is_empty(), "{body:?}");
 }
 
-/// A worker's answer to any request, as bytes; whether it closes the connection afterwards; and what
-/// a client should make of it: status and body.
+/// A worker's answer to any request, as bytes; whether it closes the connection afterwards; and the
+/// status and body that a client should see.
 #[derive(Debug, Clone)]
 struct Script {
     wire: Vec<u8>,
@@ -341,10 +341,10 @@ fn script() -> impl Strategy<Value = Script> {
     )
 }
 
-/// What was seen of an answer: status, and the body if it was complete.
+/// The outcome of an answer: its status, and its body if complete.
 type Outcome = (u16, Option<Vec<u8>>);
 
-/// Asks with hyper's client, whose reading of an answer is not ours.
+/// Sends a request with hyper's client, which parses answers independently.
 async fn ask(address: std::net::SocketAddr, is_head: bool) -> Outcome {
     let stream = TcpStream::connect(address).await.expect("connected");
     let (mut sender, connection) =
@@ -360,14 +360,14 @@ async fn ask(address: std::net::SocketAddr, is_head: bool) -> Outcome {
     (status, body)
 }
 
-/// A worker that writes the pieces that it is told, and has the test go on between them.
+/// A worker that writes the pieces it is given, and lets the test continue between them.
 struct Piecewise {
     worker: RawWorker,
     pieces: mpsc::UnboundedSender<Piece>,
     written: mpsc::UnboundedReceiver<()>,
 }
 
-/// What a worker is told to do next.
+/// The next step of a worker.
 #[derive(Debug)]
 enum Piece {
     Write(Vec<u8>),
@@ -377,7 +377,7 @@ enum Piece {
     Close,
 }
 
-/// What the connections of the worker share: what to do, and where to report that it is done.
+/// State shared by the worker's connections: the next steps, and where to report each as done.
 type Told = (tokio::sync::Mutex<mpsc::UnboundedReceiver<Piece>>, mpsc::UnboundedSender<()>);
 
 /// Writes one answer; false if the connection ends with it.
@@ -411,8 +411,8 @@ impl Piecewise {
         Self { worker: worker.await, pieces, written }
     }
 
-    /// Answers the next request in pieces that end at `cuts`. Between two of them the balancer is
-    /// asked for something else on the same thread: when that is answered, it has seen the piece.
+    /// Answers the next request in pieces that end at `cuts`. Between two of them, another request
+    /// is sent to the balancer on the same thread: when that is answered, it has seen the piece.
     async fn answer(&mut self, script: &Script, cuts: &[usize], balancer: Option<&Running>) {
         let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut % script.wire.len()).collect();
         cuts.extend([0, script.wire.len()]);

@@ -1,4 +1,4 @@
-//! Everything a client may send too much of, too slowly or wrongly framed.
+//! Clients that send too much, too slowly, or with wrong framing.
 
 use std::time::Duration;
 
@@ -138,7 +138,7 @@ async fn requests_wait_in_line_for_room_and_are_shed_when_it_is_too_long() {
     .expect("it waits");
     let shed = balancer.post("/predict", "", "x").await;
     assert_eq!((shed.status, shed.header("retry-after")), (429, Some("1")));
-    // Who only closes so soon may still want the answer.
+    // A client that merely closes this early may still want the answer.
     holding.set_zero_linger().expect("set");
     drop(holding);
     assert_eq!(waiting.await.expect("no panic").body, "ok");
@@ -180,7 +180,7 @@ async fn an_empty_post_has_a_length_too() {
     assert_eq!(stub.seen()[0].header("content-length"), Some("0"));
 }
 
-/// Each of these must be refused, or reach the worker as exactly one request with a plain body.
+/// Each of these must be rejected, or reach the worker as exactly one request with a plain body.
 const SMUGGLING: [&str; 22] = [
     "POST /predict HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\nGET /evil HTTP/1.1\r\n\r\n",
     "POST /predict HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ncontent-length: 4\r\n\r\n0\r\n\r\nGET /evil HTTP/1.1\r\n\r\n",
@@ -260,7 +260,7 @@ async fn a_client_that_expects_100_continue_is_asked_for_its_body() {
     );
 }
 
-/// Sends a request and reads its answer; the connection stays.
+/// Sends a request and reads its answer; the connection stays open.
 async fn ask_on(stream: &mut TcpStream) -> bool {
     let request = b"GET /v2/health/live HTTP/1.1\r\nhost: a\r\n\r\n";
     if stream.write_all(request).await.is_err() {
@@ -285,7 +285,7 @@ async fn idle_clients_give_way_to_new_ones_when_there_are_too_many() {
     let mut idle = Vec::new();
     for number in 0..200 {
         let mut stream = TcpStream::connect(balancer.address).await.expect("connected");
-        // Some say nothing at all, and some begin to say something.
+        // Some clients send nothing at all, and some only the start of a request.
         match number % 4 {
             0 => {}
             1 => stream.write_all(b"GET /v2").await.expect("sent"),

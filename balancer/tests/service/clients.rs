@@ -1,5 +1,5 @@
-//! What clients do that is allowed and unusual: many streams at once, half a connection, uploads
-//! that are not wanted, and what is not HTTP at all.
+//! Unusual but allowed behaviour of clients: many streams at once, half a connection, unwanted
+//! uploads, and input that is not HTTP at all.
 
 use std::future::poll_fn;
 use std::io::{Read, Write};
@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use crate::common;
 
-/// Waits until the metrics say so.
+/// Waits until the metrics contain `line`.
 async fn until(balancer: &Running, line: &str) {
     let there = async {
         while !balancer.metrics().await.contains(line) {
@@ -25,7 +25,7 @@ async fn until(balancer: &Running, line: &str) {
     tokio::time::timeout(Duration::from_secs(20), there).await.expect(line);
 }
 
-/// Waits until the other end has read what was sent, where the system tells that.
+/// Waits until the other end has read everything sent, if the system reports that.
 async fn until_read(stream: &TcpStream) {
     let port = |address: std::io::Result<SocketAddr>| {
         format!(":{:04X}", address.expect("connected").port())
@@ -68,7 +68,7 @@ async fn streams_beyond_the_limit_are_refused_and_the_others_are_answered() {
     let balancer = before(&stub, |settings| settings.h2c = Some(true)).await;
     let stream = TcpStream::connect(balancer.address).await.expect("connected");
     let (mut sender, connection) = h2::client::Builder::new()
-        // What a client may assume before it has heard of the server's limit.
+        // The limit that a client may assume before it has received the server's.
         .initial_max_send_streams(REQUESTS as usize)
         .handshake::<_, Bytes>(stream)
         .await
@@ -145,7 +145,7 @@ async fn an_idle_http_2_connection_ends_with_a_goodbye() {
     }
 }
 
-/// Five megabytes that are not read.
+/// A request with five megabytes that are not read.
 fn upload(head: &str) -> Vec<u8> {
     let mut request = format!("{head}\r\nhost: a\r\ncontent-length: 5000000\r\n\r\n").into_bytes();
     request.resize(request.len() + 5_000_000, b'x');
@@ -277,8 +277,8 @@ async fn what_the_parser_refuses_is_counted_and_logged() {
     }
 }
 
-/// Sends a request and all of its body before it reads anything, as many clients do; nothing may go
-/// wrong on the way. With `Expect` the body is sent when it is asked for.
+/// Sends a request and its whole body before it reads anything, as many clients do; nothing may go
+/// wrong on the way. With `Expect`, the body is sent when it is requested.
 fn send_and_then_read(address: SocketAddr, head: &str, pieces: usize) -> String {
     const PIECE: usize = 100_000;
     let mut stream = std::net::TcpStream::connect(address).expect("connected");
@@ -341,7 +341,7 @@ async fn a_client_that_sends_everything_first_is_never_reset() {
     }
 }
 
-/// Five megabytes on a stream of HTTP/2; nothing may go wrong on the way.
+/// Uploads five megabytes on an HTTP/2 stream; nothing may go wrong on the way.
 async fn upload_over_http_2(address: SocketAddr, request: http::Request<()>) -> u16 {
     let stream = TcpStream::connect(address).await.expect("connected");
     let (mut sender, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
@@ -404,7 +404,7 @@ async fn an_http_2_connection_that_makes_room_ends_with_a_goodbye_in_time() {
     ended.expect("it ends").expect("no panic").expect("in order");
     let told = sender.ready().await.expect_err("it has ended");
     assert!(told.is_go_away() && told.is_remote(), "{told}");
-    // One that does not answer the goodbye.
+    // A client that does not respond to GOAWAY.
     let mut mute = TcpStream::connect(balancer.address).await.expect("connected");
     let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
     mute.write_all(&[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &settings[..]].concat())
@@ -420,10 +420,10 @@ async fn an_http_2_connection_that_makes_room_ends_with_a_goodbye_in_time() {
     );
 }
 
-/// The start of a head that is not finished.
+/// The start of an unfinished head.
 const HALF: &str = "GET /v2/health/live HTTP/1.1\r\nhost: ";
 
-/// Status and outcome of each line of an access log, once there are so many.
+/// Status and outcome of each line of an access log, once it has `count` lines.
 async fn logged(path: &Path, count: usize) -> Vec<(u64, String)> {
     let there = async {
         loop {
@@ -483,7 +483,7 @@ async fn a_client_that_leaves_within_a_head_is_counted_and_logged_and_one_that_s
     leaving.write_all(HALF.as_bytes()).await.expect("sent");
     leaving.shutdown().await.expect("sent");
     assert_eq!(read_to_end(&mut leaving).await, "");
-    // Half of the next request comes with the one before.
+    // Half of the next request arrives with the one before.
     let mut leaving = TcpStream::connect(balancer.address).await.expect("connected");
     leaving.write_all(format!("{HALF}a\r\n\r\n{HALF}").as_bytes()).await.expect("sent");
     assert!(leaving.read_u8().await.is_ok(), "an answer");

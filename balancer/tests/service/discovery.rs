@@ -1,4 +1,4 @@
-//! Fleets behind DNS names: found, followed, and not forgotten when the name server fails.
+//! Fleets behind DNS names: resolved, followed, and kept when the name server fails.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -14,17 +14,17 @@ use crate::common;
 const A: u16 = 1;
 const SRV: u16 = 33;
 
-/// What a name server knows.
+/// The records of a name server.
 #[derive(Debug, Clone)]
 enum Zone {
     /// Nothing under any name.
     Nothing,
-    /// It is out of order (SERVFAIL).
+    /// Every query fails (SERVFAIL).
     Broken,
     /// These addresses under every name.
     Hosts(Vec<Ipv4Addr>),
-    /// Priority, port and address of each target under the first name; the address under others, where an
-    /// unspecified one is out of order.
+    /// Priority, port and address of each target under the first name; the address under other
+    /// names, where queries for an unspecified one fail.
     Services(Vec<Target>),
 }
 
@@ -55,7 +55,7 @@ impl NameServer {
             while let Ok((length, from)) = socket.recv_from(&mut packet).await {
                 let zone = known.lock().expect("not poisoned").clone();
                 let (kind, answer) = reply(&packet[..length], &zone, ttl);
-                // That there is no IPv6 address is not worth remembering without an SOA record.
+                // A missing IPv6 address is not cached without an SOA record.
                 count.fetch_add(usize::from(kind == A), Relaxed);
                 drop(socket.send_to(&answer, from).await);
             }
@@ -67,7 +67,7 @@ impl NameServer {
         *self.zone.lock().expect("not poisoned") = zone;
     }
 
-    /// Waits until addresses were asked for so many times more.
+    /// Waits for `count` more queries for addresses.
     async fn looks(&self, count: usize) {
         let before = self.asked.load(Relaxed);
         let asked = async {
@@ -79,7 +79,7 @@ impl NameServer {
     }
 }
 
-/// What kind of record a query asks for, and the answer.
+/// The record type of a query, and the answer.
 fn reply(query: &[u8], zone: &Zone, ttl: u32) -> (u16, Vec<u8>) {
     let name_end = 12 + query[12..].iter().position(|byte| *byte == 0).expect("a name") + 1;
     let kind = u16::from_be_bytes([query[name_end], query[name_end + 1]]);
@@ -214,7 +214,7 @@ async fn an_answer_is_believed_for_its_time_to_live() {
         balancer.fleet().await;
     }
     let after = server.asked.load(Relaxed);
-    // One more question, should the time have run out meanwhile.
+    // One more query, in case the time to live has expired meanwhile.
     assert!(after <= before + 1, "{before} {after}");
 }
 
@@ -245,10 +245,10 @@ async fn a_target_that_is_not_resolved_holds_up_no_other_and_keeps_its_addresses
     server.set(zone(&[broken, TWO]));
     let both = [one.address.to_string(), two.address.to_string()];
     balancer.until(|fleet| names(fleet) == both).await;
-    // What is in no answer any more is forgotten after some looks; this is not.
+    // An address that is missing from all answers is dropped after some looks; this one is not.
     server.looks(24).await;
     assert_eq!(names(&balancer.fleet().await), both);
-    // The others go as they do, although none of those that stay is heard.
+    // The others are removed as usual, although none of the remaining ones can be resolved.
     server.set(zone(&[broken]));
     balancer.until(|fleet| names(fleet) == [one.address.to_string()]).await;
 }

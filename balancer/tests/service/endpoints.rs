@@ -1,4 +1,4 @@
-//! Which endpoints get requests: drained, weighted, found by probes, chosen by a key; and the end of the balancer.
+//! Which endpoints get requests: drained, weighted, probed, or chosen by a key; and shutdown.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -141,7 +141,7 @@ async fn what_is_no_worker_is_never_up() {
         assert_eq!(balancer.post("/predict", "", "x").await.body, "worker");
     }
     assert_eq!(balancer.fleet().await["endpoints"][1]["state"], "new");
-    // A worker whose port another program has taken.
+    // Another program has taken the worker's port.
     worker.set_models_to("{}");
     balancer.until(|fleet| fleet["endpoints"][0]["state"] == "down").await;
 }

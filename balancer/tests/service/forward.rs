@@ -1,4 +1,4 @@
-//! What goes to a worker and what comes back, over real sockets.
+//! Requests to workers and their answers, over real sockets.
 
 use std::sync::Arc;
 
@@ -138,7 +138,7 @@ async fn requests_are_spread_evenly_at_random() {
         "POST /predict HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\nconnection: close\r\n\r\nx";
     exchange(balancer.address, &request).await;
     for stub in &stubs {
-        // Four standard deviations of 100 out of 400.
+        // Four standard deviations around 100 of 400.
         let share = stub.seen().len();
         assert!((65..=135).contains(&share), "{share}");
         assert_eq!(stub.connections(), 1, "connections are used again");
@@ -159,7 +159,7 @@ async fn number_backend_servers_limits_the_choice_to_the_first_ones() {
         let (kind, body) = form(&[("image", "x"), ("number_backend_servers", wrong)]);
         let answer = balancer.post("/submit", kind, &body).await;
         assert_eq!(answer.status, 400, "{wrong}");
-        // What is no number is refused before it is known how many workers there are.
+        // Invalid numbers are rejected before the number of workers is known.
         let range = if wrong == "4" { "from 1 to 3" } else { "from 1 to the number of workers" };
         assert!(answer.error().contains(range), "{}", answer.body);
     }

@@ -1,4 +1,4 @@
-//! Workers that die, refuse, vanish and come back: what the client sees of it, and what becomes of them.
+//! Workers that die, refuse, vanish and return: what clients see, and how the workers are treated.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -28,8 +28,8 @@ async fn a_dead_worker_costs_no_request() {
     assert!(state == "ejected" || state == "down", "five failures in a row: {state}");
 }
 
-/// Waits until the first worker, which is down, was looked at some times more: whatever is done about requests
-/// of such a worker has been done by then.
+/// Waits until the first worker, which is down, has been probed several more times: whatever is
+/// done about its requests has been done by then.
 async fn more_probes_fail(balancer: &Running) {
     let failed = async || {
         let metrics = balancer.metrics().await;
@@ -46,8 +46,8 @@ async fn more_probes_fail(balancer: &Running) {
     tokio::time::timeout(Duration::from_secs(20), more).await.expect("it is looked at");
 }
 
-/// A listener that answers no further connection, as a host that has vanished: its queue is full.
-/// The connections that fill it come along.
+/// A listener that accepts no further connections, like a host that has vanished: its queue is
+/// full. Returns the connections that fill it too.
 async fn unreachable_listener() -> (socket2::Socket, SocketAddr, Vec<TcpStream>) {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
     let socket = socket.expect("a socket");
@@ -121,7 +121,7 @@ async fn most_workers_gone_at_once_cost_no_request() {
 
 #[tokio::test]
 async fn an_idle_connection_that_died_is_replaced_without_a_second_endpoint() {
-    // Answers once on every connection, and then closes when the next request has arrived.
+    // Answers once per connection, and then closes when the next request has arrived.
     let closing = AtomicBool::new(false);
     let stub = Stub::start(move |_| {
         if closing.fetch_xor(true, Ordering::Relaxed) { Act::Close } else { Act::ok("ok") }
@@ -223,7 +223,7 @@ async fn a_worker_that_leaves_and_misses_one_probe_finishes_what_it_has() {
     leaving.set_ready(Act::Hang);
     balancer.until(|fleet| fault(fleet).contains("no answer in time")).await;
     leaving.set_ready(not_ready);
-    // The fleet changes meanwhile, so that requests look at their workers again.
+    // The fleet changes meanwhile, so that requests check their workers again.
     balancer.verb("/fleet/worker1/weight?value=2").await;
     balancer.until(|fleet| fault(fleet).contains("not ready")).await;
     told.let_one_pass();
@@ -256,7 +256,7 @@ async fn requests_that_a_killed_worker_had_are_all_answered_by_another_without_a
 
 #[tokio::test]
 async fn the_time_limit_of_a_client_holds_while_the_worker_is_connected_to() {
-    // A listener whose queue is full takes no connection and refuses none.
+    // A listener with a full queue neither accepts connections nor refuses them.
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.bind(([127, 0, 0, 1], 0).into()).expect("bound");
     let full = socket.listen(1).expect("listening");
@@ -354,7 +354,7 @@ async fn a_crashed_worker_that_is_back_is_used_again_at_once() {
     };
     tokio::time::timeout(Duration::from_secs(20), is_out).await.expect("it is found out");
     let _back = Stub::on(socket.listen(1024).expect("listening"), |_| Act::ok("back"));
-    // Far less than an ejection lasts.
+    // Far shorter than an ejection.
     let used = async { while balancer.post("/predict", "", "x").await.body != "back" {} };
     tokio::time::timeout(Duration::from_secs(15), used).await.expect("it is used again");
 }
@@ -368,7 +368,7 @@ async fn a_worker_that_takes_no_new_connections_finishes_what_it_has() {
     let balancer = Running::before(&[&leaver]).await;
     let asking = join_all((0..5).map(|_| balancer.post("/predict", "", "x")));
     let leaving = async {
-        // What it has is what it has read: a request is in flight while its connection is opened, too.
+        // Only requests it has read count: one is in flight while its connection opens, too.
         leaver.has_seen(5).await;
         leaver.stop_listening();
         balancer.until(|fleet| fleet["endpoints"][0]["state"] == "down").await;
@@ -396,19 +396,19 @@ async fn a_worker_that_was_ejected_for_its_answers_and_restarted_is_used_again_a
         }
         let address = failing.address;
         drop(failing);
-        // It takes a moment until another process listens there, and no other program gets its port.
+        // It takes a moment until another process listens there, and no other may get the port.
         let socket = claim(address).await;
         let failed = "balancer_probes_failed_total{endpoint=\"worker2\"} 0";
         let is_seen = async { while balancer.metrics().await.contains(failed) {} };
         tokio::time::timeout(Duration::from_secs(20), is_seen).await.expect("it is looked at");
         let _back = Stub::on(socket.listen(1024).expect("listening"), |_| Act::ok("back"));
-        // Far less than an ejection lasts.
+        // Far shorter than an ejection.
         let used = async { while balancer.post("/predict", "", "x").await.body != "back" {} };
         tokio::time::timeout(Duration::from_secs(15), used).await.expect("it is used again");
     }
 }
 
-/// Holds an address that was listened on a moment ago, without listening.
+/// Binds an address that was listened on until just now, without listening.
 async fn claim(address: SocketAddr) -> TcpSocket {
     loop {
         let socket = TcpSocket::new_v4().expect("a socket");

@@ -25,8 +25,8 @@ async fn a_worker_that_hangs_is_given_up_at_the_deadline_of_the_client() {
 async fn clients_without_patience_get_no_worker_ejected() {
     let (a, b) = (Stub::start(|_| Act::Hang).await, Stub::start(|_| Act::Hang).await);
     let balancer = Running::before(&[&a, &b]).await;
-    // So many that one of the two has as many as would eject it, and no more: on a machine that is busy
-    // they wait for longer than they are meant to, and together that could be long.
+    // Enough for one of the two to reach the number that would eject it, and no more: on a busy
+    // machine each wait takes longer than intended, which could add up.
     for _ in 0..10 {
         let answer = balancer.post("/predict", "x-imagefleet-timeout-ms: 20\r\n", "x").await;
         assert_eq!(answer.status, 504);
@@ -97,7 +97,7 @@ async fn a_worker_that_is_too_busy_for_its_probes_stays_as_long_as_it_answers_re
         }
     }
     assert_eq!(balancer.fleet().await["endpoints"][0]["state"], "available");
-    // Now it is as silent to requests: it cannot be told from a dead one.
+    // Now it does not answer requests either: it cannot be distinguished from a dead one.
     balancer.until(|fleet| fleet["endpoints"][0]["state"] == "down").await;
 }
 
@@ -132,7 +132,7 @@ async fn a_worker_that_hangs_is_left_alone_although_its_clients_give_up_first() 
             let body = format!("picture {number}");
             balancer.post("/predict", "x-imagefleet-timeout-ms: 150\r\n", &body).await;
         }
-        // Until it is known that it hangs it may have had its turns; then it gets nothing any more.
+        // Until it is known to hang it may have had its turns; after that it gets nothing.
         let sent = hung.seen().len();
         for number in 0..20 {
             let body = format!("another picture {number}");
@@ -144,7 +144,7 @@ async fn a_worker_that_hangs_is_left_alone_although_its_clients_give_up_first() 
     }
 }
 
-/// Asks until there is an answer, or until the worker that hangs has had the request for a while: one that
+/// Waits for an answer, or until the hanging worker has had the request for a while: one that
 /// answers is never given up, however busy the machine is.
 async fn until_it_hangs<T>(hung: &Stub, asking: impl Future<Output = T>) -> Option<T> {
     let before = hung.seen().len();
@@ -173,7 +173,7 @@ async fn a_worker_that_hangs_is_left_alone_although_its_clients_hang_up() {
         for number in 0..40 {
             let body = format!("picture {number}");
             if number % 2 == 0 {
-                // The connection ends with the exchange.
+                // The connection ends with the request.
                 until_it_hangs(&hung, balancer.post("/predict", "", &body)).await;
             } else {
                 let request = http::Request::post("http://fleet/predict").body(body.into());

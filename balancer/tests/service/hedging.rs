@@ -1,4 +1,4 @@
-//! Requests that take long are sent to a second worker; the first answer counts.
+//! Slow requests are also sent to a second worker; the first answer counts.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ async fn a_stalled_request_is_answered_by_another_worker_and_then_cancelled() {
     let mut rescued = 0;
     for _ in 0..TRAPS {
         trap.store(true, Relaxed);
-        // Without a hedge left to send, this one is lost, as it would be without hedging.
+        // If no hedge is left, this request is lost, as it would be without hedging.
         let answer = balancer.post("/predict", "x-imagefleet-timeout-ms: 500\r\n", "x").await;
         rescued += usize::from(answer.status == 200);
         for _ in 0..40 {
@@ -55,7 +55,7 @@ async fn a_stalled_request_is_answered_by_another_worker_and_then_cancelled() {
     assert_eq!(logged_tries(log.path(), WARM_UP + TRAPS * 41).await, [sent, 0]);
 }
 
-/// How many requests were tried twice, and how many neither once nor twice, once so many are logged.
+/// Once `requests` are logged: how many were tried twice, and how many neither once nor twice.
 async fn logged_tries(log: &Path, requests: usize) -> [usize; 2] {
     let read = async {
         loop {

@@ -1,4 +1,4 @@
-//! Workers that join by themselves: in with the token, out when they leave or say nothing.
+//! Workers that join by themselves: in with the token, out when they leave or stop renewing.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::common;
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
-/// A file with the token, which has to live as long as the balancer.
+/// A file with the token, which must live as long as the balancer.
 fn token() -> tempfile::NamedTempFile {
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), TOKEN).expect("written");
@@ -25,7 +25,7 @@ fn joinable(token: &tempfile::NamedTempFile, workers: &[SocketAddr]) -> Settings
     }
 }
 
-/// As a worker asks.
+/// Sends a request as a worker would.
 async fn ask(running: &Running, path: &str, token: &str, member: &str) -> Answer {
     running.post(path, &format!("authorization: Bearer {token}\r\n"), member).await
 }
@@ -164,7 +164,7 @@ async fn a_flood_of_joins_ends_at_a_limit_and_harms_neither_members_nor_clients(
     assert_eq!(join(&running, "member", "1", stub.address).await.status, 200);
     running.until(|fleet| fleet["ready"] == true).await;
     for number in 1..=FLOOD {
-        // Nobody answers there.
+        // Nothing answers there.
         let place = SocketAddr::from(([127, 1, 1, 1], number));
         let answer = join(&running, &format!("flood{number}"), "1", place).await;
         assert!(matches!(answer.status, 200 | 409), "{answer:?}");

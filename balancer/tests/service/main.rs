@@ -1,5 +1,5 @@
-//! The balancer between clients and stubs, in one program: linking takes longer than most of its tests. What needs
-//! a process of its own (`operations`, `restart`, `allocations`) has one.
+//! The balancer between clients and stubs, in one program: linking takes longer than most of its
+//! tests. Tests that need a process of their own are in `operations`, `restart` and `allocations`.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -1,4 +1,4 @@
-//! Workers that answer, but with errors, with what is no HTTP, or not to the end.
+//! Workers that answer, but with errors, with something other than HTTP, or incompletely.
 
 use common::{Act, Running, Seen, Stub, settings};
 

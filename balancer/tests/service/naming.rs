@@ -1,5 +1,5 @@
-//! A request goes to a worker that serves what it names, whatever way it is written; one that cannot
-//! be read with certainty goes to none.
+//! A request goes to a worker that serves the model it names, in whatever way; one that cannot be
+//! read unambiguously goes to none.
 
 use std::io::Write;
 
@@ -10,7 +10,7 @@ use flate2::write::{GzEncoder, ZlibEncoder};
 
 use crate::common;
 
-/// A worker with both models and one with the digits only, taken in turns.
+/// A worker with both models and one with the digits only, used in turn.
 async fn fleet() -> (Stub, Stub, Running) {
     fleet_with(|_| ()).await
 }
@@ -33,7 +33,7 @@ async fn fleet_with(change: impl FnOnce(&mut Settings)) -> (Stub, Stub, Running)
     (iris, digits, balancer)
 }
 
-/// Sends a request with these fields and body; the status and the body of its answer.
+/// Sends a request with these fields and body; returns the status and body of its answer.
 async fn ask(balancer: &Running, line: &str, fields: &str, body: &[u8]) -> (u16, String) {
     let length = body.len();
     let head = format!(

@@ -1,4 +1,4 @@
-//! Who may operate the balancer, at both of its ports and with every verb.
+//! Who may operate the balancer, at both ports and with every verb.
 
 use std::io::Write;
 
@@ -17,7 +17,7 @@ const VERBS: [&str; 4] = [
     "/fleet/policy?name=hash",
 ];
 
-/// What a page of another site, a stranger's name or a proxy cannot keep from saying.
+/// Fields that a page of another site, a stranger's name or a proxy cannot avoid sending.
 const STRANGE_FIELDS: [&str; 14] = [
     "origin: https://evil.example\r\n",
     "origin: null\r\n",
@@ -122,7 +122,7 @@ async fn what_the_admin_port_shows_is_for_nobody_elses_page() {
             assert_ne!(raw(balancer.admin, &line, Some(name)).await.status, 403, "{path} {name}");
         }
     }
-    // A link may lead here.
+    // A link may lead to this page.
     let link =
         "sec-fetch-site: cross-site\r\nsec-fetch-mode: navigate\r\nsec-fetch-dest: document\r\n";
     assert_eq!(balancer.ask_admin("GET", "/fleet", link).await.status, 200);
@@ -189,7 +189,7 @@ async fn orders_over_http_2_are_judged_by_the_same_rules() {
         let field = (name, value.trim());
         assert_eq!(order(&own, &[field]).await, 403, "{line}");
     }
-    // Whatever stands in `host`: it is the authority that counts, and both have to agree.
+    // Whatever `host` contains: the authority counts, and the two have to agree.
     assert_eq!(order("evil.example", &[("host", "localhost")]).await, 400);
     assert_eq!(order(&own, &[("host", "evil.example")]).await, 400);
     assert_eq!(orders(&stub), 0);

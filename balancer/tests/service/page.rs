@@ -1,4 +1,4 @@
-//! What pages are told: the status of the fleet, once and as it changes, and what operators see.
+//! The data for pages: the status of the fleet, once and as it changes, and the operators' view.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 
 use crate::common;
 
-/// A page that listens.
+/// A page that receives events.
 struct Page(Lines<BufReader<TcpStream>>);
 
 impl Page {
@@ -23,7 +23,7 @@ impl Page {
         Self(BufReader::new(stream).lines())
     }
 
-    /// The next status that is as wanted; none when the stream has ended.
+    /// Waits for the next status that is as wanted; `None` when the stream has ended.
     async fn until(&mut self, wanted: impl Fn(&serde_json::Value) -> bool) -> Option<()> {
         let found = async {
             while let Some(line) = self.0.next_line().await.expect("a line") {
@@ -31,7 +31,7 @@ impl Page {
                     Some(data) if wanted(&serde_json::from_str(data).expect("JSON")) => {
                         return Some(());
                     }
-                    // The last of the pieces in which the answer comes.
+                    // The last chunk of the answer.
                     None if line == "0" => return None,
                     Some(_) | None => {}
                 }

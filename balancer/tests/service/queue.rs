@@ -1,4 +1,4 @@
-//! Which request gets the room that another leaves, and that none waits while there is room.
+//! Which request gets a slot that becomes free, and that none waits while there is one.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 
 use crate::common;
 
-/// One request at a time on each worker, and a queue that lasts longer than any test.
+/// One request per worker, and a queue that lasts longer than any test.
 async fn narrow(stubs: &[&Stub]) -> Running {
     let addresses: Vec<SocketAddr> = stubs.iter().map(|stub| stub.address).collect();
     let mut narrow = settings(&addresses);
@@ -169,7 +169,7 @@ async fn a_thousand_names_in_line_delay_no_other_request() {
     let holding = send(&balancer, "/predict", "", "x");
     balancer.until(|fleet| fleet["endpoints"][0]["in_flight"] == 1).await;
     let mut waiting = tokio::task::JoinSet::new();
-    // Those who ask while the others come are not held up for seconds either.
+    // Clients that send requests while the others arrive do not wait for seconds either.
     let asking = async {
         loop {
             let asked = balancer.get("/v2/health/live");

@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 
 use crate::common;
 
-/// Answers with as many bytes as the query says.
+/// Answers with the number of bytes that the query specifies.
 fn sized(seen: &common::Seen) -> Act {
     let size = seen.line().split(['=', ' ']).find_map(|part| part.parse().ok()).unwrap_or(0);
     Act::ok(&"x".repeat(size))
@@ -45,7 +45,7 @@ async fn requests_in_a_row_get_short_and_long_answers_in_their_order() {
         writer.write_all(all.as_bytes()).await.expect("written");
     };
     let mut text = Vec::new();
-    // The answers are more than the sockets hold, so the balancer has to wait for its client.
+    // The answers exceed the socket buffers, so the balancer has to wait for its client.
     let read = async {
         reader.read_to_end(&mut text).await.expect("closed after the last answer");
     };

@@ -19,7 +19,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
 
 use crate::common;
 
-/// Writes a new self-signed certificate and gives it back.
+/// Writes a new self-signed certificate and returns it.
 fn write_pair(folder: &Path) -> CertificateDer<'static> {
     let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("made");
     std::fs::write(folder.join("cert.pem"), pair.cert.pem()).expect("written");

@@ -1,4 +1,4 @@
-//! What operators read in the log about workers that do not answer.
+//! Log messages for operators about workers that do not answer.
 
 use std::io::{Error, Write};
 use std::sync::{Arc, Mutex};
@@ -8,7 +8,7 @@ use common::{Act, Running, Stub, settings};
 
 use crate::common;
 
-/// What was logged so far; one for the process.
+/// The log so far; one per process.
 #[derive(Debug, Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -23,7 +23,7 @@ impl Write for Log {
 }
 
 impl Log {
-    /// Waits until there is a line with all of these in it.
+    /// Waits until there is a line that contains all of these.
     async fn until_told(&self, words: &[&str]) {
         let told = async {
             loop {
@@ -59,7 +59,7 @@ async fn why_a_worker_is_out_is_told_with_its_name() {
     log.until_told(&["WARN", "does not answer", "worker1", "not a worker"]).await;
     one.set_models(&[]);
     balancer.until(|fleet| fleet["endpoints"][0]["state"] == "available").await;
-    // One that was never up.
+    // A worker that was never up.
     one.set_ready(Act::Hang);
     let mut late = settings(&[]);
     late.worker = vec![format!("newcomer={}", one.address)];

@@ -1,12 +1,12 @@
 //! A photo with fewer pixels: crop to the largest centred square, downsample, enlarge again.
 //!
-//! Both steps are bicubic with anti-aliasing, which is what the original's imaging library does
-//! when asked for nothing else. The result travels as PNG, so that no second loss is added.
+//! Both resampling steps are bicubic with anti-aliasing, the default of the original's imaging
+//! library. The result is sent as PNG, so that compression adds no further loss.
 
 use image::imageops::{self, FilterType};
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
 
-/// What the photo model sees.
+/// Side of the photo model's input in pixels.
 const MODEL_SIDE: u32 = 224;
 
 /// The largest centred square of an encoded photo, upright.
@@ -22,7 +22,7 @@ pub(super) fn square(file: &[u8]) -> anyhow::Result<RgbImage> {
     Ok(imageops::crop_imm(&image, left, top, side, side).to_image())
 }
 
-/// `square` downsampled to `side` pixels and enlarged to what the model sees, as PNG.
+/// `square` downsampled to `side` pixels and enlarged to the model's input size, as PNG.
 pub(super) fn degraded(square: &RgbImage, side: u32) -> anyhow::Result<Vec<u8>> {
     let small = imageops::resize(square, side, side, FilterType::CatmullRom);
     let seen = imageops::resize(&small, MODEL_SIDE, MODEL_SIDE, FilterType::CatmullRom);

@@ -1,8 +1,8 @@
 //! `client accuracy`: how many pixels recognition needs.
 //!
-//! As the original did: crop each photo to a square, downsample it, enlarge it again to the size
-//! that the model sees, and ask. Here the service is asked, not a model on the side, and shares
-//! come with Wilson intervals, since some dozens of photos prove less than they seem to.
+//! As in the original: crop each photo to a square, downsample it, enlarge it again to the model's
+//! input size, and classify it. Here the service itself classifies it, not a separate model, and
+//! shares come with Wilson intervals, since a few dozen photos prove less than they seem to.
 
 mod degrade;
 
@@ -57,18 +57,18 @@ pub struct Args {
     pub options: Options,
 }
 
-/// What was found for one size.
+/// Results for one size.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SizeAccuracy {
     /// Side of the reduced picture in pixels.
     pub side: u32,
     /// Photos that were answered.
     pub answered: u64,
-    /// Answers whose best label was right.
+    /// Answers whose best label was correct.
     pub top_1: u64,
     /// 95 % interval of that share.
     pub top_1_interval: Interval,
-    /// Answers with the right label among the best five.
+    /// Answers with the correct label among the best five.
     pub top_5: u64,
     /// 95 % interval of that share.
     pub top_5_interval: Interval,
@@ -77,7 +77,7 @@ pub struct SizeAccuracy {
 }
 
 impl SizeAccuracy {
-    /// Share of right best labels.
+    /// Share of answers whose best label was correct.
     pub fn top_1_share(&self) -> Option<f64> {
         (self.answered > 0).then(|| self.top_1 as f64 / self.answered as f64)
     }
@@ -92,11 +92,11 @@ impl SizeAccuracy {
 pub struct Findings {
     /// One line per size, smallest first.
     pub lines: Vec<SizeAccuracy>,
-    /// Whether Ctrl-C ended it before all sizes were measured.
+    /// Whether Ctrl-C ended the run before all sizes were measured.
     pub interrupted: bool,
 }
 
-/// Measures, writes the results folder, prints the summary.
+/// Measures, writes the results folder and prints the summary.
 pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
     let photos = labelled(args)?;
     let destination = args.options.destination(Protocol::Http1)?;
@@ -116,7 +116,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
     folder.all_kept()
 }
 
-/// The photos of the folder that have a label.
+/// The labelled photos of the folder.
 pub(crate) fn labelled(args: &Args) -> anyhow::Result<Vec<Picture>> {
     let mut photos = pictures::read(&args.images)?;
     photos.retain(|photo| photo.label.is_some());
@@ -201,7 +201,7 @@ fn condense(side: u32, samples: &[&Sample], workload: &Workload) -> SizeAccuracy
 }
 
 impl Findings {
-    /// The findings as a table, numbers written by `format`.
+    /// The findings as a table, with numbers written by `format`.
     pub(crate) fn table(&self, format: fn(Option<f64>) -> String) -> Table {
         let mut table = Table::new(&[
             "side px",

@@ -60,22 +60,22 @@ pub struct Args {
     pub threads: Option<NonZeroUsize>,
 }
 
-/// Controllers that are listened to at the same time; one of them has its run.
+/// Limit on connected controllers; only one of them can have a run.
 const CONTROLLERS: usize = 16;
 /// How long a controller may take to prove that it knows the token.
 const GREETING: Duration = Duration::from_secs(5);
-/// Most threads of one agent.
+/// Limit on the threads of one agent.
 const MOST_THREADS: usize = 256;
-/// Limits on what a controller may ask for.
+/// Limits on what a controller may request.
 const MOST_SAMPLES: usize = 10_000_000;
 const MOST_USERS: usize = 1_000_000;
 const LONGEST: Duration = Duration::from_hours(24);
-/// A start that is further away than this is a mistake about the clock.
+/// A start further away than this indicates a clock error.
 const SOON: Duration = Duration::from_secs(30);
 /// Samples in one message.
 const SAMPLES: usize = 2000;
 
-/// Listens for controllers until the program is ended.
+/// Listens for controllers until the program is terminated.
 pub fn run(args: &Args, _out: &mut dyn Write) -> Result<ExitCode> {
     if !args.listen.ip().to_canonical().is_loopback() && args.token_file.is_none() {
         let text = "an agent that other machines reach needs a --token-file: make a token with openssl rand -hex 32";
@@ -94,13 +94,13 @@ pub fn run(args: &Args, _out: &mut dyn Write) -> Result<ExitCode> {
     })
 }
 
-/// What all controllers meet.
+/// State shared by all controller connections.
 struct Agent {
     secret: Secret,
     threads: usize,
-    /// Where its clock begins.
+    /// Zero of the agent's clock.
     epoch: Instant,
-    /// Held by the controller whose run it is.
+    /// Held while a controller has a run.
     turn: Mutex<()>,
 }
 
@@ -109,7 +109,7 @@ async fn listen(listener: &TcpListener, agent: Rc<Agent>) -> Result<ExitCode> {
     loop {
         let place = Arc::clone(&places).acquire_owned().await?;
         let Ok((stream, peer)) = listener.accept().await else {
-            // Out of descriptors, most likely: a run that ends gives some back.
+            // Most likely out of descriptors, some of which are released when a run ends.
             tokio::time::sleep(EVERY).await;
             continue;
         };
@@ -163,7 +163,7 @@ impl Agent {
         }
     }
 
-    /// Lets in who knows the token.
+    /// Authenticates a controller: it must know the token.
     async fn greet(&self, stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Result<()> {
         let mine = nonce()?;
         let challenge = FromAgent::Challenge {
@@ -188,7 +188,7 @@ impl Agent {
     }
 }
 
-/// Sends the reason for a refusal, and waits until it has arrived.
+/// Sends the reason for a refusal and waits until the other side has hung up.
 async fn refuse<S>(stream: &mut S, error: &anyhow::Error) -> Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -204,15 +204,15 @@ where
     Ok(())
 }
 
-/// Takes what is still said until the other side hangs up: a connection that is closed before would
-/// take the last words of this side with it.
+/// Reads and discards until the other side hangs up: closing a connection with unread data could
+/// discard the last message that this side sent.
 async fn hear_out(stream: &mut (impl AsyncRead + Unpin)) {
     let mut nothing = tokio::io::sink();
-    // A peer that goes on for longer has had the time to hear them.
+    // A peer that keeps sending for longer has had time to receive it.
     let _ended = timeout(SILENCE, tokio::io::copy(stream, &mut nothing)).await;
 }
 
-/// Looks whether an order can be carried out, and says meanwhile that it does.
+/// Checks whether an order can be carried out, and reports `Preparing` in the meantime.
 async fn prepare(stream: &mut TcpStream, order: Order) -> Result<Result<Prepared>> {
     let mut looking = tokio::task::spawn_blocking(move || Prepared::try_new(order));
     loop {
@@ -223,7 +223,7 @@ async fn prepare(stream: &mut TcpStream, order: Order) -> Result<Result<Prepared
     }
 }
 
-/// An order that could be carried out.
+/// An order that can be carried out.
 struct Prepared {
     trial: Trial,
     first: usize,
@@ -233,7 +233,7 @@ struct Prepared {
 }
 
 impl Prepared {
-    /// Looks whether all of it can be done here, and whether the service is there.
+    /// Checks that this machine can carry out all of the order and that the service is reachable.
     fn try_new(order: Order) -> Result<Self> {
         let trial = order.trial();
         trial.validate()?;
@@ -255,7 +255,7 @@ impl Prepared {
     }
 }
 
-/// No order is endless, or takes all of the memory.
+/// Rejects orders that would never end or would exhaust memory.
 fn check(trial: &Trial) -> Result<()> {
     let limits = [
         (trial.keep_samples <= MOST_SAMPLES, "samples to keep"),
@@ -268,7 +268,7 @@ fn check(trial: &Trial) -> Result<()> {
     refused.map_or(Ok(()), |(_, what)| bail!("too many, or too much: {what}"))
 }
 
-/// Sends the requests, and tells how it goes and what came of it.
+/// Sends the requests, and reports progress and the result.
 async fn send(prepared: Prepared, start: Instant, stream: TcpStream) -> Result<()> {
     let ahead = start.saturating_duration_since(Instant::now());
     ensure!(ahead < SOON, "a start in {ahead:?}");
@@ -295,7 +295,7 @@ async fn send(prepared: Prepared, start: Instant, stream: TcpStream) -> Result<(
         }
         Err(error) => {
             tracing::warn!("run given up: {error:#}");
-            // The answers are not wanted any more. The next run begins when this one is over.
+            // The answers are no longer needed. The next run can begin once this one has ended.
             progress.abandon();
             if !running.is_finished() {
                 let _unwanted = running.await;
@@ -305,7 +305,7 @@ async fn send(prepared: Prepared, start: Instant, stream: TcpStream) -> Result<(
     Ok(())
 }
 
-/// Does what the controller wishes until it is gone.
+/// Carries out the controller's messages until it is gone.
 async fn obey(
     reader: &mut (impl AsyncRead + Unpin),
     progress: &Progress,
@@ -325,7 +325,7 @@ async fn obey(
     }
 }
 
-/// Tells how the run goes, and at its end what it measured.
+/// Reports the progress of the run, and at its end what was measured.
 async fn tell(
     writer: &mut (impl AsyncWrite + Unpin),
     progress: &Progress,

@@ -1,5 +1,4 @@
-//! The controlling side: prepares every agent, compares clocks, starts the run, and adds up the
-//! results.
+//! The controlling side: prepares all agents, compares clocks, starts the run, and adds up results.
 
 use std::net::ToSocketAddrs;
 use std::num::NonZeroUsize;
@@ -29,15 +28,15 @@ use crate::schedule::Arrivals;
 use crate::tls::Trust;
 use crate::workload::{Packed, Workload};
 
-/// A larger number is a mistake, which would otherwise not be noticed.
+/// A larger number is taken for a mistake, which would otherwise go unnoticed.
 const MOST_AGENTS: usize = 100;
 const CONNECT: Duration = Duration::from_secs(5);
-/// Questions about the time; the answer that came fastest counts.
+/// Clock readings per agent; the one with the shortest round trip counts.
 const CLOCKS: usize = 16;
-/// How long in advance agents learn of the start, and of the end.
+/// How long in advance agents are told of the start, and of the end.
 const AHEAD: Duration = Duration::from_millis(500);
 
-/// What agents are wanted for.
+/// What to run, and on which agents.
 #[derive(Debug)]
 pub(crate) struct Wanted<'a> {
     pub(crate) addresses: &'a [String],
@@ -45,11 +44,11 @@ pub(crate) struct Wanted<'a> {
     pub(crate) trial: &'a Trial,
     pub(crate) workload: &'a Workload,
     pub(crate) options: &'a Options,
-    /// Threads of each, if not as many as it has processors.
+    /// Limit on the threads of each agent. Default: as many as it offers.
     pub(crate) threads: Option<NonZeroUsize>,
 }
 
-/// Agents that are ready.
+/// Agents that are ready to begin.
 #[derive(Debug)]
 pub(crate) struct Agents {
     runtime: Runtime,
@@ -63,14 +62,14 @@ struct Link {
     address: String,
     stream: TcpStream,
     threads: usize,
-    /// What its clock is ahead of this one's, in nanoseconds.
+    /// How far its clock is ahead of this one, in nanoseconds.
     offset: i128,
-    /// How far that may be off.
+    /// Uncertainty of `offset`.
     error: Duration,
 }
 
 impl Agents {
-    /// Connects to all of them, and has them look whether they could begin.
+    /// Connects to all agents and has each check whether it could begin.
     pub(crate) fn prepare(wanted: &Wanted<'_>) -> Result<Self> {
         let count = wanted.addresses.len();
         if count > MOST_AGENTS {
@@ -108,12 +107,12 @@ impl Agents {
         Ok(Self { runtime, links, trial })
     }
 
-    /// The trial with the threads of all of them.
+    /// The trial with the threads of all agents.
     pub(crate) fn trial(&self) -> &Trial {
         &self.trial
     }
 
-    /// Has them send it all; the samples that they keep go to `kept` as well.
+    /// Has the agents run the trial; the samples that they keep also go to `kept`.
     pub(crate) fn run(
         self,
         progress: &Arc<Progress>,
@@ -134,10 +133,10 @@ impl Agents {
     }
 }
 
-/// What a task found, with the number of its agent.
+/// The result of a task, with the number of its agent.
 type Numbered<T> = (usize, T);
 
-/// What all tasks found, in the order of their numbers; the first error ends the others.
+/// The results of all tasks, ordered by number; the first error ends the others.
 async fn all<T: 'static>(mut tasks: JoinSet<Result<Numbered<T>>>) -> Result<Vec<T>> {
     let mut found = Vec::new();
     while let Some(ended) = tasks.join_next().await {
@@ -147,7 +146,7 @@ async fn all<T: 'static>(mut tasks: JoinSet<Result<Numbered<T>>>) -> Result<Vec<
     Ok(found.into_iter().map(|(_, it)| it).collect())
 }
 
-/// Threads that each agent may have: every thread needs a connection, and in a closed loop a user.
+/// Limit on the threads of each agent: a thread needs a connection, and in a closed loop a user.
 fn most_threads(wanted: &Wanted<'_>) -> Result<usize, Error> {
     let agents = wanted.addresses.len();
     let mut most = wanted.trial.connections.get() / agents;
@@ -195,7 +194,7 @@ fn orders(wanted: &Wanted<'_>, trial: &Trial, links: &[Link]) -> Result<Vec<Orde
 }
 
 impl Link {
-    /// Connects, and shows that both sides know the token.
+    /// Connects, and verifies that both sides know the token.
     async fn meet(address: String, secret: &Secret, most: usize) -> Result<Self> {
         let name = address.clone();
         let found = tokio::task::spawn_blocking(move || name.to_socket_addrs()).await?;
@@ -217,7 +216,7 @@ impl Link {
         frame::write(&mut stream, &hello).await?;
         match frame::read(&mut stream, SMALL).await? {
             Some(FromAgent::Welcome { proof }) => {
-                // What is sent may be secret: it is for who knows the token as well.
+                // The order may contain secrets, so the agent must know the token, too.
                 let is_known = secret.is_proof(&proof, Side::Agent, &nonces);
                 ensure!(is_known, "it does not know the token");
             }
@@ -228,7 +227,7 @@ impl Link {
         Ok(Self { address, stream, threads, offset: 0, error: Duration::ZERO })
     }
 
-    /// Has it look whether it could begin, and waits until all the others could as well.
+    /// Has the agent check whether it could begin, and waits until all the others could as well.
     async fn prepare(mut self, order: Order, target: &str, all: &Barrier) -> Result<Self> {
         let told = format!("agent {}", self.address);
         let prepare = FromController::Prepare(Box::new(order));
@@ -252,7 +251,7 @@ impl Link {
         Ok(self)
     }
 
-    /// Compares its clock with this one's, as NTP does: an answer is as old as half of its way.
+    /// Compares its clock with this one, as NTP does: a reading is half a round trip old.
     async fn compare_clocks(&mut self, epoch: Instant) -> Result<()> {
         let mut fastest = Duration::MAX;
         for _ in 0..CLOCKS {
@@ -273,7 +272,7 @@ impl Link {
     }
 }
 
-/// Compares clocks and has all of them begin at one instant.
+/// Compares clocks and starts all agents at the same instant.
 async fn start(links: Vec<Link>) -> Result<Vec<(Link, Instant)>> {
     let epoch = Instant::now();
     let mut comparing = JoinSet::new();
@@ -295,7 +294,7 @@ async fn start(links: Vec<Link>) -> Result<Vec<(Link, Instant)>> {
     Ok(links.into_iter().map(|link| (link, start)).collect())
 }
 
-/// A run, from the side of the controller.
+/// A run, as seen by the controller.
 struct Course {
     trial: Trial,
     start: Instant,
@@ -303,7 +302,7 @@ struct Course {
     kept: Option<mpsc::Sender<Sample>>,
 }
 
-/// What came of an agent.
+/// The outcome of one agent.
 struct Ended {
     generator: Generator,
     tally: Option<Tally>,
@@ -311,8 +310,8 @@ struct Ended {
 }
 
 impl Course {
-    /// Follows an agent to the end of its run. If it is lost the others end as well: what they would
-    /// send from now on is not what was asked for.
+    /// Follows an agent to the end of its run. If it is lost, the others end as well: they could no
+    /// longer send the requested load.
     async fn follow(&self, link: Link) -> Ended {
         let Link { address, stream, error, .. } = link;
         let (mut reader, mut writer) = stream.into_split();
@@ -335,7 +334,7 @@ impl Course {
         Ended { generator: Generator { address, requests, clock_error_ms, lost }, tally, samples }
     }
 
-    /// Listens until it tells what it measured.
+    /// Reads messages until the agent reports what it measured.
     async fn hear(
         &self,
         reader: &mut (impl AsyncRead + Unpin),
@@ -368,16 +367,16 @@ impl Course {
         }
     }
 
-    /// Gives samples to those that want them now.
+    /// Forwards samples to the receiver of kept samples, if any.
     fn pass_on(&self, samples: &[Sample]) {
         let Some(kept) = &self.kept else { return };
         for sample in samples {
-            // Who listened may have gone.
+            // The receiver may have gone.
             let _either = kept.send(sample.clone());
         }
     }
 
-    /// Adds what has changed to the counts of all agents. Some go down as well as up.
+    /// Adds the changes to the counts of all agents. Some counts can decrease.
     fn count(&self, now: &[u64; 4], before: &[u64; 4]) {
         let Progress { succeeded, failed, draining, waiting, .. } = &*self.progress;
         let counts = [succeeded, failed, draining, waiting];
@@ -386,7 +385,7 @@ impl Course {
         }
     }
 
-    /// Tells it what the user wishes; ends where it takes that in no more, or does not end itself.
+    /// Passes on the user's wish to stop; returns if the agent stops reading or fails to end.
     async fn speak(&self, writer: &mut (impl tokio::io::AsyncWrite + Unpin)) -> anyhow::Error {
         let Trial { duration, timeout: limit, .. } = &self.trial;
         let length = duration.unwrap_or_default().saturating_add(*limit).saturating_add(SILENCE);
@@ -414,7 +413,7 @@ impl Course {
     }
 }
 
-/// All that was measured.
+/// Merges the measurements of all agents.
 fn add_up(trial: &Trial, ended: Vec<Ended>) -> Result<Run> {
     let mut tally = Tally::of(trial);
     let (mut sieves, mut generators) = (Vec::new(), Vec::new());

@@ -1,6 +1,6 @@
-//! Messages on a connection: a length of four bytes, and that much JSON. A longer message than is
-//! allowed ends the connection, so nothing that happens to connect to this port (a browser, a
-//! scanner) is taken for a message.
+//! Messages on a connection: a length of four bytes, then that many bytes of JSON. A message longer
+//! than allowed ends the connection, so that a browser or a scanner that happens to connect to this
+//! port is not mistaken for a peer.
 
 use std::io;
 
@@ -11,14 +11,14 @@ use tokio::time::timeout;
 
 use super::SILENCE;
 
-/// What is enough for all messages but two.
+/// Size limit of all messages but orders, progress and results.
 pub(super) const SMALL: usize = 4096;
-/// Requests to send: as many pictures as a workload has.
+/// Size limit of an order, which contains all pictures of a workload.
 pub(super) const ORDER: usize = 256 << 20;
-/// What a run measured.
+/// Size limit of the results of a run.
 pub(super) const RESULT: usize = 64 << 20;
 
-/// The next message, of at most `limit` bytes; nothing where the other side has hung up between two.
+/// The next message, of at most `limit` bytes; `None` if the other side hung up between messages.
 pub(super) async fn read<T: DeserializeOwned>(
     stream: &mut (impl AsyncRead + Unpin),
     limit: usize,
@@ -33,7 +33,7 @@ pub(super) async fn read<T: DeserializeOwned>(
     if length > limit {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "what it says is no message"));
     }
-    // Memory is taken as bytes come, not as they are announced.
+    // Memory is allocated as bytes arrive, not as announced.
     let mut bytes = Vec::new();
     let mut body = stream.take(length as u64);
     loop {
@@ -48,7 +48,7 @@ pub(super) async fn read<T: DeserializeOwned>(
     serde_json::from_slice(&bytes).map(Some).map_err(io::Error::from)
 }
 
-/// Sends a message. The other side has to take some of it again and again.
+/// Sends a message in pieces. The other side must accept each piece within [`SILENCE`].
 pub(super) async fn write<T: Serialize>(
     stream: &mut (impl AsyncWrite + Unpin),
     message: &T,

@@ -1,4 +1,4 @@
-//! What controller and agents say to each other.
+//! Messages between the controller and its agents.
 
 use std::time::Duration;
 
@@ -10,65 +10,65 @@ use crate::sample::Sample;
 use crate::schedule::Arrivals;
 use crate::workload::Packed;
 
-/// Grows whenever one side would not understand the other.
+/// Protocol version, incremented on every incompatible change.
 pub(super) const PROTOCOL: u32 = 3;
 
-/// What an agent says.
+/// A message from an agent.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "says", rename_all = "kebab-case")]
 pub(super) enum FromAgent {
-    /// The first word: who it is, and what to prove.
+    /// The first message: the agent's version and a challenge.
     Challenge {
         protocol: u32,
         version: String,
         nonce: String,
-        /// It was given a token.
+        /// The agent was started with a token.
         has_token: bool,
-        /// Threads that it would send with.
+        /// Threads that the agent offers to send with.
         threads: usize,
     },
-    /// The controller knows the token; so does the agent.
+    /// The controller's proof was correct; this is the agent's.
     Welcome { proof: String },
-    /// Its clock, in nanoseconds.
+    /// The agent's clock, in nanoseconds.
     Time { nanos: u64 },
-    /// It looks whether it could begin.
+    /// The agent is still checking whether it could begin.
     Preparing,
     /// The agent is ready to begin.
     Ready,
-    /// It cannot, or must not.
+    /// The agent cannot run the order, or must not.
     Refused { reason: String, is_unreachable: bool },
-    /// How far it is, and samples that it keeps.
+    /// Counts so far, and new samples that the agent keeps.
     Progress { succeeded: u64, failed: u64, draining: u64, waiting: u64, samples: Vec<Sample> },
-    /// What the agent measured in all, and which of its samples it kept to the end.
+    /// The agent's final measurements, and which of its samples it kept to the end.
     Done { tally: Box<Tally>, kept_below: u64 },
 }
 
-/// What a controller says.
+/// A message from a controller.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "says", rename_all = "kebab-case")]
 pub(super) enum FromController {
-    /// It knows the token.
+    /// Proves that the controller knows the token.
     Hello { nonce: String, proof: String },
-    /// What time is it?
+    /// Requests the agent's clock.
     Clock,
-    /// What is to be sent.
+    /// The agent's part of the trial.
     Prepare(Box<Order>),
-    /// The trial begins when the agent's clock says this.
+    /// The trial begins when the agent's clock reads this.
     Start { nanos: u64 },
-    /// Requests that are due this long after the start, or later, are not sent.
+    /// Requests due this long after the start, or later, are not to be sent.
     Stop { after: Duration },
-    /// No answer is waited for any longer.
+    /// The agent must stop waiting for answers.
     Abandon,
-    /// The controller is still there; sent so that a silent one is noticed.
+    /// A heartbeat, so that a lost controller is noticed.
     Alive,
 }
 
 /// An agent's part of a trial.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Order {
-    /// All of it, with the threads of all agents.
+    /// The whole trial, with the threads of all agents.
     pub(super) trial: Trial,
-    /// Instants of recorded arrivals, which a trial does not tell.
+    /// Instants of recorded arrivals, which are not serialised with the trial.
     pub(super) instants: Option<Vec<Duration>>,
     /// The requests of the workload, compressed.
     pub(super) requests: Packed,
@@ -76,13 +76,13 @@ pub(super) struct Order {
     pub(super) target: String,
     /// Which certificates to trust.
     pub(super) trust: Trusted,
-    /// The first thread that is the agent's.
+    /// Index of the agent's first thread.
     pub(super) first: usize,
-    /// How many threads are the agent's.
+    /// Number of the agent's threads.
     pub(super) threads: usize,
 }
 
-/// Which certificates to trust; files are where the controller is.
+/// Which certificates to trust; a file's content is sent, since the file is on the controller.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Trusted {

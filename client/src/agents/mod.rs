@@ -1,14 +1,15 @@
-//! Several generators as one: `client agent` on other machines, and `client load --agents` that has
-//! them send one schedule between them.
+//! Several generators acting as one: `client agent` runs on other machines, and
+//! `client load --agents` splits one schedule among them.
 //!
-//! Thread by thread they take their shares of one schedule, as the threads of one program do, and
-//! begin it at one instant: clocks are compared before, and how far they may be off is told. What
-//! they measured is added bucket by bucket, so quantiles are those of one program that had sent it
-//! all. One connection carries everything. It is also what a run lives by: an agent whose controller
-//! is silent ends its run, and a run that loses an agent ends and is not valid.
+//! Each agent's threads take their shares of the schedule, as the threads of one program would,
+//! and all start at the same instant: clocks are compared beforehand, and the remaining
+//! uncertainty is reported. Measurements are added bucket by bucket, so quantiles are those of a
+//! single program that had sent everything. Each agent has one connection, which also decides
+//! whether its run continues: an agent whose controller falls silent ends its run, and a run that
+//! loses an agent ends and is invalid.
 //!
-//! `frame` is what travels, `message` what it says, `secret` who may say it; `agent` listens and
-//! sends requests, `controller` asks for them.
+//! `frame` is the wire framing, `message` the protocol, `secret` the authentication; `agent` is the
+//! side that listens and sends the requests, `controller` the side that starts and collects a run.
 
 mod agent;
 mod controller;
@@ -22,7 +23,7 @@ pub use agent::{Args, run};
 pub(crate) use controller::{Agents, Wanted};
 pub use secret::Secret;
 
-/// How often each side sends a message, if only a heartbeat.
+/// How often each side sends a message, even if it is only a heartbeat.
 const EVERY: Duration = Duration::from_millis(200);
-/// A side that has been silent for this long is gone.
+/// A peer that has been silent for this long is considered gone.
 const SILENCE: Duration = Duration::from_secs(10);

@@ -1,5 +1,5 @@
-//! A token that both sides know and that neither sends: each proves that it knows it (HMAC-SHA256,
-//! RFC 2104, over two numbers that were never used before).
+//! A shared token that is never sent: each side proves that it knows the token
+//! (HMAC-SHA256, RFC 2104, over two fresh nonces).
 
 use std::path::Path;
 
@@ -10,14 +10,14 @@ use ring::rand::{SecureRandom, SystemRandom};
 use crate::error::Error;
 use crate::input;
 
-/// Who listens to a handshake could try all that are shorter.
+/// Shorter tokens could be found by brute force from an intercepted handshake.
 const SHORTEST: usize = 16;
 
-/// What the other side has to know; without a token nothing is secret.
+/// The key that both sides must know; without a token it is empty and protects nothing.
 #[derive(Clone)]
 pub struct Secret {
     key: hmac::Key,
-    /// There is a token.
+    /// Whether there is a token.
     pub(super) is_set: bool,
 }
 
@@ -27,7 +27,7 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// Whose proof it is: the one of the one side is of no use to the other.
+/// The side that makes a proof; a proof of one side is not valid for the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Side {
     Agent,
@@ -35,7 +35,7 @@ pub(super) enum Side {
 }
 
 impl Secret {
-    /// The first line of a file, if one is named.
+    /// Loads the token from the first non-empty line of `file`, if a file is given.
     pub fn load(file: Option<&Path>) -> anyhow::Result<Self> {
         let Some(file) = file else {
             return Ok(Self { key: hmac::Key::new(HMAC_SHA256, &[]), is_set: false });
@@ -52,19 +52,19 @@ impl Secret {
         Ok(Self { key: hmac::Key::new(HMAC_SHA256, token.as_bytes()), is_set: true })
     }
 
-    /// That `side` knows the token, to whom made the other of the two numbers.
+    /// Proof that `side` knows the token, for the side that chose the other nonce.
     pub(super) fn proof(&self, side: Side, nonces: &Nonces) -> String {
         BASE64_STANDARD.encode(hmac::sign(&self.key, &nonces.said_by(side)))
     }
 
-    /// Whether `proof` shows that.
+    /// Whether `proof` is a valid proof of `side`.
     pub(super) fn is_proof(&self, proof: &str, side: Side, nonces: &Nonces) -> bool {
         let Ok(proof) = BASE64_STANDARD.decode(proof) else { return false };
         hmac::verify(&self.key, &nonces.said_by(side), &proof).is_ok()
     }
 }
 
-/// The numbers of a handshake.
+/// The nonces of a handshake.
 #[derive(Debug)]
 pub(super) struct Nonces {
     pub(super) agent: String,
@@ -77,12 +77,12 @@ impl Nonces {
             Side::Agent => "agent",
             Side::Controller => "controller",
         };
-        // A line end stands in none of them.
+        // None of the parts contains a line end.
         format!("{side}\n{}\n{}", self.agent, self.controller).into_bytes()
     }
 }
 
-/// A number that was never used before.
+/// A fresh random nonce.
 pub(super) fn nonce() -> anyhow::Result<String> {
     let mut bytes = [0; 32];
     let filled = SystemRandom::new().fill(&mut bytes);

@@ -1,4 +1,4 @@
-//! Two runs on one page: the medians of one against those of the other.
+//! The page that compares two runs: the medians of one against those of the other.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use plot::{Axis, Chart, Point, Scale, Series, Stroke};
 use super::{Difference, difference_table};
 use crate::page::Page;
 
-/// A point a group: above the line the second run is slower.
+/// One point per group; above the line the second run is slower.
 pub(super) fn medians(differences: &[Difference]) -> Chart {
     let points = |is_difference: bool| {
         let these = differences.iter().filter(|it| it.finding.is_difference() == is_difference);
@@ -33,7 +33,7 @@ pub(super) fn medians(differences: &[Difference]) -> Chart {
     }
 }
 
-/// The comparison as a page that needs nothing else.
+/// The comparison as a self-contained page.
 pub(super) fn page(folders: &[PathBuf], differences: &[Difference]) -> String {
     let mut page = Page::new("Comparison of two runs", "Comparison of two runs");
     let names = ["run A", "run B"].into_iter().zip(folders);

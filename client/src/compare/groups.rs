@@ -1,4 +1,4 @@
-//! The samples of a results folder, sorted into groups that may be compared.
+//! The samples of a results folder, divided into comparable groups.
 
 use std::collections::BTreeMap;
 use std::num::{NonZeroU64, NonZeroUsize};
@@ -13,14 +13,14 @@ use crate::record::{Folder, JOURNAL, MANIFEST, PARTS, Row, SAMPLES, read_rows};
 use crate::sample::Outcome;
 use crate::stats::{Distribution, Time};
 
-/// The measured requests that have something in common, in the order in which they were due.
+/// Measured requests with something in common, in the order in which they were due.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Group {
-    /// Latency in ms of each, however it ended.
+    /// Latency of each request in ms, however it ended.
     pub latencies: Vec<f64>,
-    /// 1 for each that failed, 0 for each other one.
+    /// 1 for each request that failed, 0 for every other.
     pub failures: Vec<f64>,
-    /// Whether each was given up, so that its latency is a least value.
+    /// Whether each request was given up, so that its latency is a lower bound.
     pub given_up: Vec<bool>,
 }
 
@@ -32,13 +32,13 @@ impl Group {
         self.given_up.push(outcome.is_unanswered());
     }
 
-    /// The latencies in one line; nothing of no request.
+    /// Summary of the latencies; `None` if there is no request.
     pub(super) fn latency(&self) -> Option<Distribution> {
         let times = self.latencies.iter().zip(&self.given_up);
         Distribution::of_times(times.map(|(&value, &at_least)| Time { value, at_least }))
     }
 
-    /// Latencies of those that did not fail.
+    /// Latencies of the requests that did not fail.
     pub fn succeeded(&self) -> Vec<f64> {
         let all = self.latencies.iter().zip(&self.failures);
         all.filter(|(_, failed)| **failed == 0.0).map(|(latency, _)| *latency).collect()
@@ -48,7 +48,7 @@ impl Group {
 /// Groups by what their requests have in common.
 pub type Groups = BTreeMap<String, Group>;
 
-/// Reads the samples of `folder`, or those of the folders inside.
+/// Reads the samples of `folder`, or those of the experiments inside it.
 pub(super) fn read(folder: &Path) -> anyhow::Result<Groups> {
     let mut files: Vec<PathBuf> = samples_of(folder).into_iter().collect();
     if files.is_empty() {
@@ -67,19 +67,19 @@ pub(super) fn read(folder: &Path) -> anyhow::Result<Groups> {
     Ok(groups)
 }
 
-/// The samples of a run, in part if it was killed.
+/// The file with the samples of a run; the journal if the run was killed.
 pub(super) fn samples_of(folder: &Path) -> Option<PathBuf> {
     [SAMPLES, JOURNAL].map(|name| folder.join(name)).into_iter().find(|file| file.is_file())
 }
 
-/// Samples of a run, of whose requests each had the same chance to be among them.
+/// Samples of a run. Each request of a trial had the same chance of being kept.
 pub(super) struct Kept {
     pub(super) rows: Vec<Row>,
-    /// How many requests stand for each, if the run was killed and left no count of them.
+    /// How many requests each sample stands for, if the run was killed and left no count.
     pub(super) every: Option<f64>,
 }
 
-/// Reads the rows of a file of samples, and says if they are not all that there were to be.
+/// Reads the rows of a file of samples, and warns if the run was killed.
 pub(super) fn rows(file: &Path) -> anyhow::Result<Kept> {
     let rows = read_rows(file)?;
     if !file.ends_with(JOURNAL) {
@@ -98,7 +98,7 @@ struct Keeping {
 }
 
 impl Keeping {
-    /// As the manifest beside a file says; else as most experiments do it.
+    /// As stated by the manifest beside `file`, with the usual settings as a fallback.
     fn of(file: &Path) -> Self {
         let folder = Folder::open(file.parent().unwrap_or(Path::new("")));
         let manifest = folder.read_json::<serde_json::Value>(MANIFEST).unwrap_or_default();
@@ -110,8 +110,9 @@ impl Keeping {
     }
 }
 
-/// What is left of the samples that a killed run wrote down while it ran. A thread that had found all
-/// that it may keep wrote fewer and fewer of those that came later; so of the earlier ones as many go.
+/// Thins out the samples that a killed run wrote while it ran. Once a thread had reached its
+/// limit of samples, it wrote an ever smaller share of the later ones, so earlier ones are
+/// dropped to match.
 fn evenly(rows: Vec<Row>, keeping: &Keeping) -> Kept {
     let threads = keeping.threads.get();
     let mut trials: BTreeMap<String, Vec<Row>> = BTreeMap::new();
@@ -120,7 +121,7 @@ fn evenly(rows: Vec<Row>, keeping: &Keeping) -> Kept {
     }
     let mut kept = Kept { rows: Vec::new(), every: Some(keeping.every.get() as f64) };
     for mut rows in trials.into_values() {
-        // Older runs have not written down which requests these are.
+        // Older runs did not record the numbers of the requests.
         if rows.iter().all(|row| row.index.is_some()) {
             let sieve = || Sieve::new(keeping.samples / threads, keeping.every);
             let mut sieves: Vec<Sieve> = std::iter::repeat_with(sieve).take(threads).collect();
@@ -138,7 +139,7 @@ fn evenly(rows: Vec<Row>, keeping: &Keeping) -> Kept {
     kept
 }
 
-/// Trials of one cell belong together; so do requests for one picture at one resolution.
+/// Groups the trials of one cell, and the requests for one picture or at one resolution.
 fn group(row: &Row) -> String {
     let cell = row.trial.split(" trial=").next().unwrap_or_default();
     let item = match row.trial.as_str() {
@@ -158,7 +159,7 @@ mod tests {
     use crate::driver::Sieve;
     use crate::record::Row;
 
-    /// What a killed run of two threads wrote down of its requests, of which it may keep 1,000.
+    /// A killed run of two threads that may keep 1,000 samples.
     #[test]
     fn what_a_killed_run_left_is_spread_evenly_over_it() {
         const REQUESTS: u64 = 100_000;

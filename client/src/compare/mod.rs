@@ -1,9 +1,10 @@
 //! `client report`: draws the plots of a run again, or compares two runs.
 //!
-//! Works on `samples.csv` alone, so runs of different days and machines compare. Failures are compared
-//! first: where they differ, latencies mean different things. A difference is called one only if a
-//! method that knows that requests depend on their neighbours says so, after Holm's correction for
-//! looking many times; its size is stated with an interval either way.
+//! Works on `samples.csv` alone, so runs from different days and machines can be compared.
+//! Failures are compared first: if they differ, latencies mean different things. A difference is
+//! reported only if it is significant under a method that accounts for dependence between
+//! neighbouring requests, after Holm's correction for multiple comparisons; its size is stated
+//! with an interval either way.
 
 mod chart;
 mod groups;
@@ -46,10 +47,10 @@ pub struct Args {
     pub json: bool,
 }
 
-/// A difference is one below this probability of seeing it by chance.
+/// Significance level.
 const SIGNIFICANT: f64 = 0.05;
 
-/// What a comparison says.
+/// Result of a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Finding {
@@ -61,7 +62,7 @@ pub enum Finding {
     Faster,
     /// The second run is slower.
     Slower,
-    /// What is seen may be chance.
+    /// What was observed may be chance.
     NoDifference,
     /// Too few requests to say anything.
     TooFew,
@@ -98,19 +99,19 @@ pub struct Difference {
     pub failed_a: f64,
     /// Share of the requests that failed in the second run.
     pub failed_b: f64,
-    /// The 95 % interval of the change of that share.
+    /// 95 % interval of the change of that share.
     pub failed_interval: Option<Interval>,
-    /// Median of the second less median of the first (ms).
+    /// Median of the second run minus median of the first (ms).
     pub median_change: f64,
     /// Its 95 % interval.
     pub interval: Option<Interval>,
-    /// How probable such differences are without any.
+    /// Probability of such differences if the runs did not differ.
     pub p_value: f64,
-    /// What that comes to, after Holm's correction.
+    /// The conclusion, after Holm's correction.
     pub finding: Finding,
 }
 
-/// Prints a summary and draws its plots again, or prints a comparison.
+/// Prints a summary of one run and redraws its plots, or prints a comparison of two.
 pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
     if args.folders.len() == 1 && args.out.is_some() {
         let text =
@@ -171,7 +172,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What is to be known of a run of whose requests only some were kept one by one.
+/// A remark on a run of which only some samples were kept; `None` if all were.
 fn remark(folder: &Path, groups: &Groups) -> Option<String> {
     let kept: usize = groups.values().map(|group| group.latencies.len()).sum();
     let all = redraw::requests_of(folder).filter(|all| *all > kept as u64)?;
@@ -182,7 +183,7 @@ fn remark(folder: &Path, groups: &Groups) -> Option<String> {
     ))
 }
 
-/// The differences in every group that both runs have.
+/// The differences in every group that the two runs have in common.
 pub fn compare(a: &Groups, b: &Groups) -> Vec<Difference> {
     let mut differences: Vec<Difference> =
         a.iter().filter_map(|(name, ours)| difference(name, ours, b.get(name)?)).collect();
@@ -219,8 +220,8 @@ fn change(
     Some(a.change_to(&Estimate::of(theirs, &statistic)?))
 }
 
-/// What the two changes come to if nothing else is looked at. Failures that differ say all there is
-/// to say; both changes are looked at, so each has half of the level (Bonferroni).
+/// Judges one group on its own. A difference in failures decides alone; two changes are tested, so
+/// each has half of the level (Bonferroni).
 fn judge(failed: Option<Change>, times: Option<Change>) -> Judged {
     let (Some(failed), Some(times)) = (failed, times) else { return (1.0, Finding::TooFew) };
     let looks = 2.0;
@@ -233,7 +234,7 @@ fn judge(failed: Option<Change>, times: Option<Change>) -> Judged {
     (by_times.min(1.0), if faster { Finding::Faster } else { Finding::Slower })
 }
 
-/// A probability, and what is found if it is small enough.
+/// A p-value, and the finding if it is small enough.
 type Judged = (f64, Finding);
 
 /// Holm, "A Simple Sequentially Rejective Multiple Test Procedure" (1979).
@@ -288,7 +289,7 @@ fn difference_table(differences: &[Difference]) -> Table {
     table
 }
 
-/// A figure of a summary, with a mark if it is a least value.
+/// A figure of a summary, marked if it is a lower bound.
 fn told(of: &Distribution, figure: &str, pick: Pick) -> String {
     bound(pick(of), of.at_least.contains(figure))
 }

@@ -1,7 +1,7 @@
-//! Draws the plots and the report of a run again, from what it wrote down.
+//! Redraws the plots and the report of a run from its files.
 //!
-//! A plot is never measured twice: a newer version of this program, or another taste, needs no new
-//! run. Raw data and summaries are only read.
+//! A plot never needs a second measurement: a newer version of this program can redraw it. Raw data
+//! and summaries are only read.
 
 use std::path::Path;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::report::number;
 use crate::schedule::Arrivals;
 use crate::{accuracy, load, reproduce, rtt, scaling};
 
-/// Everything of the run in `folder`; nothing if it has no manifest.
+/// Redraws everything of the run in `folder`; does nothing if it has no manifest.
 pub(super) fn redraw(folder: &Path) -> anyhow::Result<()> {
     let folder = Folder::open(folder);
     if !folder.path().join("manifest.json").is_file() {
@@ -26,7 +26,7 @@ pub(super) fn redraw(folder: &Path) -> anyhow::Result<()> {
     }
     let manifest: Value = folder.read_json("manifest.json")?;
     let experiment = manifest["experiment"].as_str().unwrap_or_default();
-    // A load run is drawn from its samples, which it leaves even if it was killed.
+    // A load run is drawn from its samples, which exist even if it was killed.
     let summaries: &[&str] = match experiment {
         "load" => &[],
         "reproduce" => &["rtt/summary.json", "scaling/summary.json"],
@@ -51,7 +51,7 @@ pub(super) fn redraw(folder: &Path) -> anyhow::Result<()> {
             let requests = told_requests(every);
             let charts = load::charts(&run, &moments, &counts, (asked_rate(settings), &requests));
             folder.redraw("load-run.svg", load::course(&charts).as_bytes())?;
-            // The tail that the run itself has drawn is of all requests.
+            // The tail that the run itself drew covers all requests.
             let is_whole = requests_of(folder.path()).is_none_or(|all| run.tally.requests() >= all);
             draw(&folder, charts.into_iter().filter(|(name, _)| is_whole || *name != load::TAIL))
         }
@@ -75,7 +75,7 @@ fn draw(
     Ok(())
 }
 
-/// Which requests the samples are of that a load run has left.
+/// Which requests the samples of a load run cover.
 fn told_requests(every: f64) -> String {
     if every > 1.0 {
         return format!("one request in {}, drawn at random", number(Some(every)));
@@ -83,20 +83,20 @@ fn told_requests(every: f64) -> String {
     "all requests".to_owned()
 }
 
-/// The rate that a load run asked for; nothing for a closed loop.
+/// The requested rate of a load run; `None` for a closed loop.
 fn asked_rate(settings: &Value) -> Option<f64> {
-    // Older runs have not written it down.
+    // Older runs did not record it.
     let of_arrivals = || Arrivals::deserialize(&settings["trial"]["arrivals"]).ok()?.offered_rate();
     settings["asked_rate"].as_f64().or_else(of_arrivals)
 }
 
-/// How many requests a load run measured; nothing if it was killed, and of other experiments.
+/// How many requests a load run measured; `None` if it was killed, and for other experiments.
 pub(super) fn requests_of(folder: &Path) -> Option<u64> {
     let summary: Value = Folder::open(folder).read_json("summary.json").ok()?;
     summary["requests"].as_u64()
 }
 
-/// How a load run went: as it says itself, or by the samples that it left if it was killed.
+/// The course of a load run: from its summary, or from its samples if it was killed.
 fn moments(folder: &Folder, every: f64, run: &Run) -> anyhow::Result<Vec<Moment>> {
     if folder.path().join("summary.json").is_file() {
         let summary: Value = folder.read_json("summary.json")?;
@@ -113,7 +113,7 @@ fn moments(folder: &Folder, every: f64, run: &Run) -> anyhow::Result<Vec<Moment>
     Ok(timeline.moments(every))
 }
 
-/// What the balancer said about its workers meanwhile, if it was asked.
+/// Worker counts that the balancer reported during the run, if it was queried.
 fn worker_counts(folder: &Folder) -> anyhow::Result<Vec<load::WorkerCount>> {
     if !folder.path().join("summary.json").is_file() {
         return Ok(Vec::new());
@@ -123,7 +123,7 @@ fn worker_counts(folder: &Folder) -> anyhow::Result<Vec<load::WorkerCount>> {
     Ok(counts.unwrap_or_default())
 }
 
-/// The samples that a load run kept, and how many requests stand for each.
+/// The samples that a load run kept, and how many requests each stands for.
 struct Drawn {
     run: Run,
     every: f64,
@@ -160,7 +160,7 @@ mod tests {
         assert!((older(&changing).unwrap() - 200.0).abs() < 1e-9);
         assert_eq!(older(&Arrivals::SeedCompat { mean_wait: 0.5 }), Some(2.0));
         assert_eq!(older(&Arrivals::Closed { users: 2, think: Duration::ZERO }), None);
-        // Instants that were recorded stand in no manifest.
+        // Recorded instants are not part of a manifest.
         assert_eq!(asked_rate(&serde_json::json!({ "asked_rate": 25.0 })), Some(25.0));
     }
 

@@ -1,5 +1,4 @@
-//! `client bandwidth`: goodput, answers, job time and accuracy against the capacity of the client's
-//! link.
+//! `client bandwidth`: goodput, answers, job time and accuracy against the client's link capacity.
 
 use anyhow::Result;
 use plot::{Axis, Chart, Point, Scale, Stroke};
@@ -36,7 +35,7 @@ pub struct Args {
     pub common: Common,
 }
 
-/// What came of it.
+/// Results of the experiment.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Findings {
     users: usize,
@@ -79,7 +78,7 @@ impl Experiment for Args {
         let goodput = |line: &LinkResult| line.goodput.scaled(line.state / 1e3, 1e-3);
         let whole =
             |line: &LinkResult| Some(Point { x: line.state / 1e3, y: line.state / 1e3, bar: None });
-        // All users share the link, and the measured time is that of answered pictures.
+        // All users share the link, and the measured time covers answered pictures only.
         let least = |line: &LinkResult| {
             let seconds = findings.users as f64 * line.answered_bytes.mean? * 8.0 / line.state;
             Some(Point { x: line.state / 1e3, y: seconds * 1e3, bar: None })

@@ -44,39 +44,39 @@ pub struct Args {
     pub common: Common,
 }
 
-/// What came of it.
+/// Results of the experiment.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Findings {
     workers: usize,
     rate: f64,
-    /// Seconds that a worker works on a request.
+    /// Seconds that a worker spends on a request.
     service: Figure,
     lines: Vec<PhaseResult>,
 }
 
-/// A phase of the trials with this many dead workers.
+/// Results of one phase, over the trials with the same number of dead workers.
 #[derive(Debug, Clone, Serialize)]
 struct PhaseResult {
     dead: usize,
     phase: &'static str,
     trials: usize,
-    /// Mean latency of the requests that were due in it (ms), failures included.
+    /// Mean latency of the requests that were due in the phase (ms), failures included.
     latency_ms: Figure,
-    /// Figures that are least values, because requests were given up.
+    /// Names of figures that are lower bounds, because requests were given up.
     at_least: Vec<&'static str>,
-    /// Share of them that failed.
+    /// Share of these requests that failed.
     failed: Figure,
-    /// How busy the workers that are left would be.
+    /// Expected utilisation of the remaining workers.
     utilisation: Option<f64>,
-    /// Mean latency of M/M/c (ms); nothing where more is asked for than they can do.
+    /// Mean latency of M/M/c (ms); `None` if the load exceeds the remaining capacity.
     expected_ms: Option<f64>,
-    /// Why a trial tells more of the client than of the workers, trial by trial.
+    /// Reasons, by trial, why a trial measured the client more than the workers.
     generator: Vec<String>,
 }
 
-/// Around a change, which no part counts: programs take a moment to start and to die.
+/// Excluded on either side of a change: programs take a moment to start and to die.
 const BLUR: Duration = Duration::from_millis(500);
-/// What latency is called among the figures that are least values.
+/// Name of the latency among the figures that are lower bounds.
 const LATENCY: &str = "latency_ms";
 const PHASES: [&str; 3] = ["before", "gone", "after"];
 
@@ -91,20 +91,20 @@ struct Trial {
 #[derive(Debug, Clone, Copy)]
 struct Phase {
     latency_ms: f64,
-    /// The latency is a least value, because requests were given up.
+    /// Whether the latency is a lower bound, because requests were given up.
     at_least: bool,
     failed: f64,
 }
 
 impl PhaseResult {
-    /// Whether the latency is a least value.
+    /// Whether the latency is a lower bound.
     fn is_least(&self) -> bool {
         self.at_least.contains(&LATENCY)
     }
 }
 
 impl Phase {
-    /// Of the requests that were due between two instants.
+    /// Condenses the requests that were due between two instants; `None` if there were none.
     fn of(rows: &[Row], from: Duration, until: Duration) -> Option<Self> {
         let is_in = |row: &&Row| (from..until).contains(&Duration::from_micros(row.scheduled_us));
         let rows: Vec<&Row> = rows.iter().filter(is_in).collect();
@@ -119,7 +119,7 @@ impl Phase {
 }
 
 impl Args {
-    /// One trial: workers die after a quarter of it, and are started again in the middle.
+    /// Runs one trial: workers die after a quarter of it and are restarted in the middle.
     fn trial(
         &self,
         site: &Site<'_>,
@@ -152,7 +152,7 @@ impl Args {
         Ok(Trial { dead, told, generator, phases: [phase(0), phase(1), phase(3)] })
     }
 
-    /// Half of what the workers answer in a closed loop with users enough for all of them.
+    /// Half of the throughput in a closed loop with enough users to keep all workers busy.
     fn pilot(&self, site: &Site<'_>, folder: &Folder) -> Result<f64> {
         const USERS: usize = 32;
         let short = Common { duration: Duration::from_secs(5), ..self.common.clone() };
@@ -161,7 +161,7 @@ impl Args {
         words.push((USERS * site.workers().len()).to_string());
         let told = Told::of(&site.client(&words)?)?;
         ensure!(told.throughput > 0.0, "no request of the pilot succeeded");
-        // Half of too little is a rate as well: the figures are those of that rate.
+        // If the client fell short, the rate is merely lower; the figures are valid for that rate.
         let _warned = told.generator(0);
         Ok((told.throughput / 2.0 * 10.0).round() / 10.0)
     }

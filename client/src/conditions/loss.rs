@@ -1,5 +1,4 @@
-//! `client loss`: goodput, answers, job time and accuracy against the share of packets that the
-//! client's link loses.
+//! `client loss`: goodput, answers, job time and accuracy against packet loss on the client's link.
 
 use anyhow::Result;
 use plot::{Axis, Chart, Scale, Stroke};
@@ -44,7 +43,7 @@ pub struct Args {
     pub common: Common,
 }
 
-/// What came of it.
+/// Results of the experiment.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Findings {
     users: usize,
@@ -53,19 +52,19 @@ pub(super) struct Findings {
     lines: Vec<LinkResult>,
 }
 
-/// The largest segment of TCP where packets have 1,500 bytes and stamps of time.
+/// TCP's maximum segment size in bytes, for packets of 1,500 bytes with timestamps.
 const SEGMENT: f64 = 1448.0;
-/// Linux waits for at least this long before it retransmits what is not acknowledged.
+/// Minimum retransmission timeout of Linux, in seconds.
 const LEAST_TIMEOUT: f64 = 0.2;
 
-/// Bits per second of one connection that loses a share of its packets, by Mathis' law.
+/// Throughput of one connection under packet loss, in bits per second, by Mathis' law.
 fn mathis(round_trip: f64, loss: f64) -> f64 {
     SEGMENT * 8.0 / round_trip * (1.5 / loss).sqrt()
 }
 
-/// The same with time-outs, which is what most losses become where many packets are lost.
+/// The same with time-outs, by Padhye's model. At high loss most losses end in a time-out.
 fn padhye(round_trip: f64, loss: f64) -> f64 {
-    /// Packets that one acknowledgement stands for.
+    /// Packets covered by one acknowledgement.
     const ACKNOWLEDGED: f64 = 2.0;
     let duplicates = round_trip * (2.0 * ACKNOWLEDGED * loss / 3.0).sqrt();
     let chance = (3.0 * (3.0 * ACKNOWLEDGED * loss / 8.0).sqrt()).min(1.0);
@@ -219,9 +218,9 @@ mod tests {
     fn theory_has_the_figures_of_its_papers() {
         // 1,448 bytes over 100 ms at 1 %: 1.42 Mbit/s.
         assert!((mathis(0.1, 0.01) / 1.4187e6 - 1.0).abs() < 1e-3);
-        // Half of the root: four times the loss.
+        // Four times the loss halves the throughput.
         assert!((mathis(0.1, 0.04) / mathis(0.1, 0.01) - 0.5).abs() < 1e-9);
-        // Without time-outs to speak of, it is Mathis' with delayed acknowledgements.
+        // With negligible time-outs it is Mathis' law with delayed acknowledgements.
         let ratio = padhye(0.1, 1e-6) / mathis(0.1, 1e-6);
         assert!((ratio - 0.5_f64.sqrt()).abs() < 0.01, "{ratio}");
         assert!(padhye(0.001, 0.3) < 0.02 * mathis(0.001, 0.3));

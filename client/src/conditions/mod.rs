@@ -1,11 +1,11 @@
-//! `client loss`, `client bandwidth` and `client churn`: what users see where the network loses packets,
-//! where it is slow, and where workers die.
+//! `client loss`, `client bandwidth` and `client churn`: what users see when the network loses
+//! packets, when it is slow, and when workers die.
 //!
-//! Each runs in a slice of its own, as `reproduce --slice` does, from outside of it: between two trials
-//! the client's link, or a worker, is made what the step asks for, and each trial is a `client load`
-//! in the node `client`, whose whole results stay in the folder. Steps come in shuffled order, so that
-//! a machine that is slow for a minute is slow for no step alone; intervals are Student's over trials.
-//! What theory expects stands beside what was measured.
+//! Each experiment builds a slice of its own, as `reproduce --slice` does, and controls it from
+//! outside: for every trial it sets up the client's link, or kills and restarts workers. A trial is
+//! a `client load` in the node `client`, whose complete results are kept in the folder. Steps are
+//! shuffled, so that a slow minute of the machine does not affect one step alone; intervals are
+//! Student's over trials. Predictions from theory are shown beside the measurements.
 
 mod bandwidth;
 mod churn;
@@ -96,25 +96,25 @@ pub struct Common {
 
 /// One of the three experiments.
 trait Experiment {
-    /// What came of it.
+    /// Results of the experiment.
     type Findings: Serialize;
 
     /// Checks the flags before anything is built.
     fn check(&self) -> Result<(), Error>;
 
-    /// Measures, in the slice.
+    /// Measures in the slice.
     fn measure(&self, site: &Site<'_>, folder: &Folder) -> Result<Self::Findings>;
 
-    /// The table.
+    /// The findings as a table.
     fn table(findings: &Self::Findings, style: Style) -> Table;
 
-    /// File names and charts.
+    /// The charts, with their file names.
     fn charts(findings: &Self::Findings) -> Vec<(&'static str, Chart)>;
 
-    /// What came of it in words, how it was measured, and what theory says.
+    /// The findings in words, how they were measured, and what theory predicts.
     fn words(&self, findings: &Self::Findings) -> Section;
 
-    /// What decides about the figures.
+    /// The settings that affect the results.
     fn settings(&self) -> serde_json::Value;
 }
 
@@ -162,7 +162,7 @@ impl Common {
         folder.all_kept().map(|()| ExitCode::SUCCESS)
     }
 
-    /// The words of a `client load` that every trial has, with its results in `folder`.
+    /// The `client load` arguments common to all trials, with results in `folder`.
     fn load(&self, folder: &Path, trial: u32) -> Vec<String> {
         let time = |time: Duration| format!("{}ms", time.as_millis());
         let warm_up = self.duration / 5;
@@ -185,7 +185,7 @@ impl Common {
     }
 }
 
-/// Every step in every trial, in an order of its own in each trial.
+/// Every step of every trial, shuffled separately for each trial.
 fn order(steps: usize, trials: u32, seed: u64) -> Vec<(usize, u32)> {
     let round = |trial: u32| {
         let mut round: Vec<usize> = (0..steps).collect();
@@ -195,21 +195,21 @@ fn order(steps: usize, trials: u32, seed: u64) -> Vec<(usize, u32)> {
     (0..trials).flat_map(round).collect()
 }
 
-/// A figure over trials.
+/// A statistic over trials.
 #[derive(Debug, Clone, Copy, Serialize)]
 struct Figure {
     mean: Option<f64>,
-    /// The 95 % interval, if there are two trials.
+    /// The 95 % interval, if there are at least two trials.
     interval: Option<Interval>,
 }
 
 impl Figure {
-    /// Of times or rates.
+    /// The statistic of times or rates.
     fn of(trials: impl IntoIterator<Item = Option<f64>>) -> Self {
         Self::up_to(f64::INFINITY, trials)
     }
 
-    /// Of shares of a whole.
+    /// The statistic of shares, which are at most 1.
     fn of_shares(trials: impl IntoIterator<Item = Option<f64>>) -> Self {
         Self::up_to(1.0, trials)
     }
@@ -245,7 +245,7 @@ fn linear(name: &str) -> Axis {
     Axis::new(name, Scale::Linear)
 }
 
-/// A signal came: what was measured is kept, and nothing more is.
+/// Whether a signal came: what was measured is kept, and nothing more is measured.
 fn is_over() -> bool {
     signals::count() > 0
 }

@@ -1,4 +1,4 @@
-//! The results of an experiment for a page: a page of its own, or a part of the report of several.
+//! The results of one experiment, for a page of its own or as part of a larger report.
 
 use anyhow::Result;
 use plot::Chart;
@@ -13,7 +13,7 @@ use crate::report::Table;
 pub(crate) struct Section {
     pub(super) title: String,
     pub(super) finding: String,
-    /// How it was measured, and what theory says.
+    /// How it was measured, and what theory predicts.
     pub(super) method: String,
     /// Its charts, as SVG.
     pub(super) charts: Vec<String>,
@@ -21,19 +21,19 @@ pub(crate) struct Section {
 }
 
 impl Section {
-    /// Without charts and table.
+    /// A section without charts and table.
     pub(super) fn new(title: &str, finding: String, method: String) -> Self {
         let (charts, table) = (Vec::new(), Table::default());
         Self { title: title.to_owned(), finding, method, charts, table }
     }
 
-    /// The section with these charts as well.
+    /// The section with these charts and this table.
     pub(super) fn with(self, charts: &[(&'static str, Chart)], table: Table) -> Self {
         let charts = charts.iter().map(|(_, chart)| chart.to_svg()).collect();
         Self { charts, table, ..self }
     }
 
-    /// A page of its own.
+    /// Renders the section as a page of its own.
     pub(super) fn page(&self, manifest: &Manifest) -> String {
         let mut page = Page::new(&format!("{}: {}", self.title, manifest.started), &self.title);
         self.findings(&mut page);
@@ -44,7 +44,7 @@ impl Section {
         page.finish()
     }
 
-    /// A part of a page.
+    /// Adds the section to a page.
     pub(crate) fn show(&self, page: &mut Page) {
         page.heading(&self.title);
         self.findings(page);
@@ -60,7 +60,7 @@ impl Section {
     }
 }
 
-/// What was measured in folders below that of a report, as far as it came to its end.
+/// The sections of all completed experiments in folders inside that of a report.
 pub(crate) fn sections(folder: &Folder) -> Result<Vec<Section>> {
     let parts = PARTS.map(|part| Folder::open(&folder.path().join(part)));
     let ended = parts.iter().filter(|part| part.path().join(SECTION).is_file());

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::load::verdict::{Cause, Verdict};
 
-/// The part of its summary that is used.
+/// The part of the summary that is used here.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Told {
     pub(super) requests: u64,
@@ -31,15 +31,16 @@ pub(super) struct Accuracy {
 }
 
 impl Told {
-    /// Reads what it printed. What a verdict of INVALID says of the service is for the reader of the
-    /// trial's own page: of a link that loses half of the packets requests are expected to fail.
+    /// Parses the summary that a trial printed. A verdict of INVALID because of the service is
+    /// left to the trial's own page: on a link that loses half of its packets, requests are
+    /// expected to fail.
     pub(super) fn of(output: &std::process::Output) -> Result<Self> {
         let stderr = String::from_utf8_lossy(&output.stderr);
         serde_json::from_slice(&output.stdout)
             .with_context(|| format!("a trial: {}", stderr.trim()))
     }
 
-    /// Why trial `number` tells more of the client than of what it measured.
+    /// Reasons why trial `number` measured the client more than its subject.
     pub(super) fn generator(&self, number: u32) -> Vec<String> {
         let own = self.verdict.reasons.iter().filter(|reason| reason.cause == Cause::Generator);
         let reasons: Vec<String> =
@@ -55,8 +56,8 @@ impl Told {
         (self.requests > 0).then(|| self.succeeded_ms.count as f64 / self.requests as f64)
     }
 
-    /// The share of all requests that were answered in time and correctly, of pictures with labels.
-    /// Where nothing was answered there is no accuracy, and nothing was right.
+    /// The share of all requests that were answered correctly and in time; `None` if the pictures
+    /// have no labels. If nothing was answered, no accuracy is reported and the share is 0.
     pub(super) fn right(&self, is_labelled: bool) -> Option<f64> {
         let correct = self.accuracy.as_ref().map_or(0, |accuracy| accuracy.correct);
         (is_labelled && self.requests > 0).then(|| correct as f64 / self.requests as f64)
@@ -70,7 +71,7 @@ impl Told {
     }
 }
 
-/// Why a figure tells more of the client than of what it measured, for the end of a sentence.
+/// Why a figure reflects the client more than its subject, for the end of a sentence.
 pub(super) fn fell_short(reasons: &[String]) -> String {
     if reasons.is_empty() {
         return String::new();

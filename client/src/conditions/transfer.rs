@@ -1,4 +1,4 @@
-//! Users who post pictures one after another, at one state of the client's link after the other.
+//! Users who post pictures in sequence, measured at each state of the client's link in turn.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,34 +14,34 @@ use crate::slice::{Impairment, Site};
 use crate::stats::mean;
 use crate::workload::{generated, pictures};
 
-/// How often it is looked whether a trial has begun.
+/// How often to check whether a trial has begun.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// What one state of the link came to.
+/// Results for one state of the link.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct LinkResult {
     /// The state: a share of lost packets, or bits per second.
     pub(super) state: f64,
     /// Trials that were run.
     pub(super) trials: usize,
-    /// Bits of pictures per second that were answered in time.
+    /// Bits per second of pictures that were answered in time.
     pub(super) goodput: Figure,
-    /// Bytes of a picture that was answered in time, on average: large ones may be answered less often.
+    /// Mean bytes of a picture that was answered in time. Large ones may be answered less often.
     pub(super) answered_bytes: Figure,
     /// Answers per second.
     pub(super) throughput: Figure,
-    /// From posting a picture to its answer, of answered ones (ms).
+    /// Time from posting a picture to its answer, for answered pictures (ms).
     pub(super) job_ms: Figure,
     /// Share of the requests that were answered in time.
     pub(super) succeeded: Figure,
-    /// Share of all requests that were answered in time and right, where labels are known.
+    /// Share of all requests that were answered in time and correctly, if labels are known.
     pub(super) right: Figure,
-    /// The goodput that theory expects, in bits per second: what a link carries, or what a model of TCP
-    /// gets through, which is no bound.
+    /// The goodput that theory predicts, in bits per second: the capacity of the link, or the
+    /// throughput of a TCP model, which is not a bound.
     pub(super) expected: Option<f64>,
-    /// The same with time-outs of TCP.
+    /// The same, by a model that includes TCP's time-outs.
     pub(super) expected_with_timeouts: Option<f64>,
-    /// Why a trial tells more of the client than of the link, trial by trial.
+    /// Reasons, by trial, why a trial measured the client more than the link.
     pub(super) generator: Vec<String>,
 }
 
@@ -53,16 +53,16 @@ pub(super) struct State {
     pub(super) impairment: Impairment,
 }
 
-/// The figures of every state of the link, and what theory needs beside them.
+/// The results for every state of the link, and the inputs of the theory.
 pub(super) struct Measured {
     pub(super) lines: Vec<LinkResult>,
-    /// Bytes of a picture, on average, whether or not it is answered.
+    /// Mean bytes of a picture, whether or not it is answered.
     pub(super) picture_bytes: f64,
-    /// Opening a connection, at best, on the link as it is (seconds).
+    /// Shortest time to open a connection on the link as built (seconds).
     pub(super) round_trip: f64,
 }
 
-/// A trial: its results, and the bytes of a picture that was answered, on average.
+/// A trial: its results, and the mean bytes of an answered picture.
 #[derive(Clone)]
 struct Trial {
     told: Told,
@@ -71,7 +71,7 @@ struct Trial {
 }
 
 impl Trial {
-    /// Bits of pictures per second that were answered.
+    /// Bits per second of answered pictures.
     fn goodput(&self) -> f64 {
         self.told.throughput * self.answered_bytes.unwrap_or(0.0) * 8.0
     }
@@ -80,7 +80,7 @@ impl Trial {
 /// Bytes of each picture, by name.
 type Sizes = HashMap<String, f64>;
 
-/// Bytes of a picture that was answered, on average; nothing if none was.
+/// Mean bytes of an answered picture; `None` if none was answered.
 fn answered_bytes(rows: &[Row], sizes: &Sizes) -> Option<f64> {
     let answered = rows.iter().filter(|row| !row.warm_up && row.outcome().is_success());
     mean(&answered.filter_map(|row| sizes.get(&row.item).copied()).collect::<Vec<_>>())
@@ -110,8 +110,8 @@ pub(super) fn measure(
         words.extend([users.to_string(), "--connections".to_owned(), users.to_string()]);
         words.extend(["--keep-samples", "1000000"].map(str::to_owned));
         let mut load = site.start(&words)?;
-        // It looks whether the service is there before it begins, which it may not find out on such a
-        // link; the warm-up hides the change.
+        // The client checks that the service is reachable before it begins, which could fail on an
+        // impaired link. The warm-up hides the change.
         while !place.join(MANIFEST).exists() && load.try_wait()?.is_none() {
             site.sleep(POLL_INTERVAL);
         }
@@ -136,7 +136,7 @@ pub(super) fn measure(
     })
 }
 
-/// What the trials of one state come to.
+/// Condenses the trials of one state.
 fn line(state: f64, trials: &[Trial], are_labelled: bool) -> LinkResult {
     let told = || trials.iter().map(|trial| &trial.told);
     LinkResult {
@@ -154,16 +154,16 @@ fn line(state: f64, trials: &[Trial], are_labelled: bool) -> LinkResult {
     }
 }
 
-/// What users post.
+/// The pictures that users post.
 struct Pictures {
-    /// The flags with pictures to send.
+    /// The flags, with the pictures to send filled in.
     common: Common,
     sizes: Sizes,
-    /// Whether the right label of any is known.
+    /// Whether the correct label of any picture is known.
     are_labelled: bool,
 }
 
-/// The pictures that the flags name; one that is made here if they name none.
+/// The pictures that the flags name, or a generated one if they name none.
 fn with_pictures(common: &Common, folder: &Folder) -> Result<Pictures> {
     const SIDE: u32 = 224;
     let found = match &common.images {
@@ -182,7 +182,7 @@ fn with_pictures(common: &Common, folder: &Folder) -> Result<Pictures> {
     })
 }
 
-/// The table; `state` names the first column and is written as `shown`.
+/// The table. `state` names the first column, whose values are converted by `shown`.
 pub(super) fn table(
     lines: &[LinkResult],
     state: &str,
@@ -225,7 +225,7 @@ mod tests {
     use crate::record::Row;
     use crate::report::Style;
 
-    /// Of a trial with a verdict of these reasons.
+    /// The summary of a trial whose verdict has these reasons.
     fn told(reasons: &serde_json::Value) -> Told {
         let told = serde_json::json!({
             "requests": 4, "throughput": 2.0, "stages_ms": {}, "accuracy": null, "interrupted": false,
@@ -252,7 +252,7 @@ mod tests {
         assert_eq!(last("service"), "-");
     }
 
-    /// Pictures of 1,000 and of 9,000 bytes take turns, and the large ones time out.
+    /// Pictures of 1,000 and of 9,000 bytes alternate, and the large ones time out.
     #[test]
     fn goodput_is_that_of_the_pictures_that_were_answered() {
         let header = "trial,item,warm_up,scheduled_us,dispatched_us,sent_us,first_byte_us,done_us,latency_ms,service_time_ms,outcome,bytes,endpoint,label,correct,worker_ms,queue_ms,compute_ms\n";

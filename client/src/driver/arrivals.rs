@@ -13,7 +13,7 @@ use crate::experiment::Trial;
 use crate::sample::Outcome;
 use crate::schedule::{Arrivals, Schedule};
 
-/// The least time between a failure and the next request of the same user.
+/// The minimum time between a failure and the next request of the same user.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// A request that is due.
@@ -25,12 +25,12 @@ pub(crate) struct Arrival {
     pub(crate) scheduled: Duration,
 }
 
-/// What the schedule wants of a thread next.
+/// What the schedule has next for a thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// A request at this instant, or at once if it has passed.
+    /// A request at this instant, or immediately if it has passed.
     Due(Duration),
-    /// Every user waits for an answer.
+    /// Every user is waiting for an answer.
     Busy,
     /// The schedule has no more requests.
     End,
@@ -90,7 +90,7 @@ impl Share {
         }
     }
 
-    /// Takes the request that [`Self::peek`] called due.
+    /// Takes the request that [`Self::peek`] reported as due.
     pub(crate) fn take(&mut self, now: Duration) -> Arrival {
         match &mut self.source {
             Source::Open { next, .. } => {
@@ -107,9 +107,9 @@ impl Share {
         }
     }
 
-    /// A request ended at `now`: in a closed loop its user starts to think, and does so for a while
-    /// at least if there was no answer, since a user who asks again at once what cannot be had would
-    /// measure this program.
+    /// Records that a request ended at `now`. In a closed loop its user starts to think, for at
+    /// least `PAUSE` if there was no answer: a user that immediately repeated a request that cannot
+    /// be answered would measure this program.
     pub(crate) fn ended(&mut self, now: Duration, outcome: Outcome) {
         if let Source::Closed { think, due, .. } = &mut self.source {
             let pause = match outcome {
@@ -122,7 +122,7 @@ impl Share {
         }
     }
 
-    /// No request that is due at `at` or later is sent.
+    /// Ends the schedule at `at`: requests that are due then or later are not sent.
     pub(crate) fn end_at(&mut self, at: Duration) {
         self.duration = self.duration.min(at);
     }
@@ -149,7 +149,7 @@ impl Share {
 }
 
 impl Source {
-    /// Lets `count` arrivals of the whole schedule pass.
+    /// Skips `count` arrivals of the whole schedule.
     fn skip(&mut self, count: u64) {
         if let Self::Open { gaps, next } = self {
             for _ in 0..count {
@@ -160,7 +160,7 @@ impl Source {
     }
 }
 
-/// When sending ends, as far as that follows from the trial alone.
+/// When sending ends, if that follows from the trial alone.
 pub fn planned_end(trial: &Trial) -> Result<Option<Duration>, Error> {
     let mut share = Share::try_new(&Trial { threads: NonZeroUsize::MIN, ..trial.clone() }, 0)?;
     if !share.is_closed() {

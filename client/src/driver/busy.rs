@@ -1,17 +1,17 @@
 //! How busy a sender thread is: whether answers had to wait for it.
 //!
-//! A thread without idle time has a queue of its own. Answers that are there wait until it gets to
-//! them, and no instant of a request shows it: that time stands in the service's. What it waits for a
-//! processor that others have is not seen here.
+//! A thread without idle time has a queue of its own: answers that have arrived wait until it gets
+//! to them. No timestamp of a request shows that wait, which counts as the service's time. Time
+//! that the thread itself waits for a processor that others occupy is not seen here.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// In less than this no thread has a share of anything.
+/// Over less time than this, no share is reported.
 const SHORTEST: Duration = Duration::from_millis(100);
 
-/// Measures how busy the thread is that uses it.
+/// Measures how busy the thread that uses it is.
 #[derive(Debug, Default)]
 pub(crate) struct Busy {
     since: Option<Reading>,
@@ -19,7 +19,7 @@ pub(crate) struct Busy {
     rested: Duration,
 }
 
-/// What a thread has computed up to an instant.
+/// Processor time that a thread has used up to an instant.
 #[derive(Debug, Clone, Copy)]
 struct Reading {
     at: Instant,
@@ -27,7 +27,7 @@ struct Reading {
 }
 
 impl Busy {
-    /// Measures from now on, unless it does already.
+    /// Starts measuring, unless it has already started.
     pub(crate) fn begin(&mut self) {
         self.since = self.since.or_else(Reading::now);
     }
@@ -36,15 +36,15 @@ impl Busy {
         self.since.is_some()
     }
 
-    /// Notes that it stayed awake for so long only because a sleep would not have been worth it.
+    /// Records `time` spent awake only because a sleep would not have been worth it.
     pub(crate) fn rested(&mut self, time: Duration) {
         if self.has_begun() {
             self.rested += time;
         }
     }
 
-    /// The share of the time until now in which the thread had work; nothing of too short a time, or
-    /// where the system does not tell.
+    /// The share of the time until now in which the thread had work; `None` if that time is too
+    /// short, or if the system does not report processor time.
     pub(crate) fn share(&self) -> Option<f64> {
         share(self.since?, Reading::now()?, self.rested)
     }

@@ -1,7 +1,7 @@
 //! Connections of one sender thread: opened on demand up to a cap, reused last in, first out.
 //!
-//! A [`Connection`] is the right to send one request: a whole HTTP/1.1 connection, or one stream of an
-//! HTTP/2 connection. How many streams the service allows is known before the first request is
+//! A [`Connection`] is the right to send one request: a whole HTTP/1.1 connection, or one stream of
+//! an HTTP/2 connection. How many streams the service allows is known before the first request is
 //! sent, so that no request waits inside a connection where it would count as served.
 
 use std::cell::{Cell, RefCell};
@@ -27,11 +27,11 @@ use crate::experiment::{Protocol, Reuse};
 use crate::sample::Failure;
 use crate::tls::Tls;
 
-/// Requests that share one HTTP/2 connection, where the service allows more.
+/// Maximum number of requests that share one HTTP/2 connection, even if the service allows more.
 const STREAMS: usize = 100;
-/// No service allows this number, or it could not be used at all.
+/// The stream limit until the settings arrive: a service that allowed no streams could not be used.
 const UNKNOWN: usize = 0;
-/// How often a new HTTP/2 connection is asked whether its settings have come.
+/// How often a new HTTP/2 connection is checked for the arrival of its settings.
 const SETTINGS_EVERY: Duration = Duration::from_millis(1);
 
 /// The right to have one connection; given back when the connection is closed.
@@ -51,7 +51,7 @@ impl Drop for Permit {
 /// The right to send one request.
 #[derive(Debug)]
 pub(crate) enum Connection {
-    /// A whole HTTP/1.1 connection; in a box, because it passes through many hands.
+    /// A whole HTTP/1.1 connection; boxed, because it is moved around a lot.
     Whole(Box<Whole>),
     /// A stream of an HTTP/2 connection.
     Stream(Stream),
@@ -86,11 +86,11 @@ impl Shared {
     }
 }
 
-/// One of the streams that a connection allows at once.
+/// One of the concurrent streams that a connection allows.
 #[derive(Debug)]
 pub(crate) struct Stream {
     sender: http2::SendRequest<Full<Bytes>>,
-    /// Of the answer, once there is one.
+    /// Body of the answer, once there is one.
     body: Option<Incoming>,
     shared: Rc<Shared>,
 }
@@ -115,7 +115,7 @@ impl From<response::Parts> for AnswerHead {
 }
 
 impl Connection {
-    /// Waits until the connection takes a request; false if it is gone.
+    /// Waits until the connection can take a request; false if it is closed.
     pub(crate) async fn is_ready(&mut self) -> bool {
         match self {
             Self::Whole(whole) => whole.http1.is_usable(),
@@ -166,20 +166,20 @@ impl Connection {
 /// How a request gets to the service.
 #[derive(Debug)]
 pub(crate) enum Acquired {
-    /// On a connection that is there.
+    /// On an existing connection.
     Connection(Connection),
     /// On one that has to be opened.
     Permit(Permit),
 }
 
-/// A connection that was opened, and what others may use of it.
+/// A newly opened connection, and the part of it that other requests may share.
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) connection: Connection,
     pub(crate) shared: Option<Rc<Shared>>,
 }
 
-/// Opens the connection that `permit` is the right to.
+/// Opens the connection that `permit` allows.
 pub(crate) async fn open(permit: Permit, protocol: Protocol) -> Result<Opened, Failure> {
     let stream = TcpStream::connect(permit.address).await.map_err(|error| blame(&error))?;
     stream.set_nodelay(true).map_err(|_| Failure::Connect)?;
@@ -216,13 +216,13 @@ pub(crate) async fn open(permit: Permit, protocol: Protocol) -> Result<Opened, F
     }
 }
 
-/// Lets an HTTP/2 connection work to its end; it can be looked at in between.
+/// Drives an HTTP/2 connection until it ends; its state can be read in between.
 async fn drive(connection: Rc<RefCell<H2>>) {
-    // Requests that it takes along tell of its end themselves.
+    // Requests that fail with the connection report that themselves.
     let _ended = poll_fn(|context| Pin::new(&mut *connection.borrow_mut()).poll(context)).await;
 }
 
-/// Whose fault it is that there is no connection.
+/// Decides whether a missing connection is the fault of the service or of this machine.
 fn blame(error: &io::Error) -> Failure {
     if error.kind() == io::ErrorKind::AddrNotAvailable {
         return Failure::NoPort;
@@ -262,13 +262,13 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// May open `cap` connections, to each of the addresses in turn, beginning with number `first`.
+    /// A pool that may open `cap` connections, to each address in turn, from number `first` on.
     pub(crate) fn new(cap: usize, destination: Destination, first: usize, reuse: Reuse) -> Self {
         let openable = Rc::new(Cell::new(cap));
         Self { idle: Vec::new(), shared: Vec::new(), destination, opened: first, reuse, openable }
     }
 
-    /// The connection that was busy last, else a new one, unless there are enough.
+    /// The connection that was used last, or else a new one, unless the cap is reached.
     pub(crate) fn acquire(&mut self) -> Option<Acquired> {
         if let Some(connection) = self.idle.pop() {
             return Some(Acquired::Connection(connection));
@@ -289,7 +289,7 @@ impl Pool {
         }))
     }
 
-    /// Keeps a connection whose request has ended for the next one.
+    /// Keeps a connection whose request has ended, for the next request.
     pub(crate) fn keep(&mut self, connection: Connection) {
         let is_whole = matches!(&connection, Connection::Whole(whole) if whole.http1.is_done());
         if self.reuse == Reuse::KeepAlive && is_whole {

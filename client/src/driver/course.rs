@@ -1,9 +1,9 @@
-//! How latency went over the run: does a queue grow?
+//! How latency developed over the run: does a queue grow?
 //!
-//! When less is answered than arrives, each request waits longer than the one before it, so latency
-//! climbs with the clock, in a straight line. The latencies of neighbours are alike, and a queue that
-//! does not grow wanders as well, so a climb is not told from chance as if requests were independent:
-//! the run is cut into stretches, and what has to be seen is that their means lie on a line.
+//! When requests arrive faster than they are answered, each waits longer than the one before it, so
+//! latency climbs over time, in a straight line. Neighbouring requests have similar latencies, and
+//! a queue that does not grow wanders as well, so a climb cannot be told from chance as if requests
+//! were independent. Instead, the run is cut into stretches, and their means have to lie on a line.
 
 use std::time::Duration;
 
@@ -11,21 +11,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::stats::Line;
 
-/// So many parts at most; more than half of them are filled, however long the run is.
+/// Maximum number of parts; more than half of them are filled, however long the run is.
 const PARTS: usize = 1024;
-/// How long a part is at first.
+/// Initial length of a part.
 const SHORTEST: Duration = Duration::from_millis(1);
 /// Parts are doubled no more often than this: they are longer than any run by then.
 const MAX_DOUBLINGS: u32 = 40;
-/// At most so many stretches, which are parts or several of them together ...
+/// Maximum number of stretches, each of one or more parts ...
 const STRETCHES: usize = 16;
-/// ... and with fewer nothing is said.
+/// ... and the minimum, below which nothing is concluded.
 const FEWEST: usize = 8;
 
 /// Latencies by the instant at which requests were due.
 ///
-/// A run may end long before its time, so parts are as long as what has come so far demands: whenever
-/// there would be too many, every two of them become one.
+/// A run may end long before its time, so the length of a part follows from the requests so far:
+/// whenever there would be too many parts, every two of them are merged.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Course {
     start: Duration,
@@ -43,7 +43,7 @@ struct Moments {
 }
 
 impl Moments {
-    /// Of several parts together.
+    /// The sums of several parts.
     fn of(parts: &[Self]) -> Self {
         let mut all = Self::default();
         for part in parts {
@@ -63,7 +63,7 @@ impl Moments {
 }
 
 impl Course {
-    /// Of requests that are due from `start` on.
+    /// An empty course of requests that are due from `start` on.
     pub(super) fn new(start: Duration) -> Self {
         Self { start, doublings: 0, parts: Vec::new() }
     }
@@ -104,20 +104,21 @@ impl Course {
         nanos(SHORTEST) << self.doublings.min(MAX_DOUBLINGS)
     }
 
-    /// Whether there is enough of it to say whether latency climbs.
+    /// Whether there is enough data to say whether latency climbs.
     pub(super) fn is_told(&self) -> bool {
         self.stretches().len() >= FEWEST
     }
 
-    /// Seconds by which latency climbs in each second of the run; nothing where it does not, or where
-    /// its ups and downs say as much as its climb.
+    /// Seconds by which latency climbs per second of the run; `None` if it does not climb, or if
+    /// the climb does not stand out from its ups and downs.
     pub fn climb(&self) -> Option<f64> {
-        /// A service that answers less than this share of what it is asked for is behind.
+        /// Seconds per second: a service whose latency climbs by less keeps up.
         const LEAST: f64 = 0.01;
-        /// From end to end it climbs by so much of its mean: twice as long a run tells another one.
+        /// From end to end, latency has to climb by more than this share of its mean: a run twice
+        /// as long would then report another mean.
         const RISE: f64 = 0.5;
-        /// The share of the scatter of its stretches that a straight line explains. Of a queue that
-        /// only has its ups and downs it seldom explains as much, of one that grows nearly always.
+        /// The share of the scatter of the stretches that a straight line has to explain. It seldom
+        /// does for a queue that only has its ups and downs, and nearly always for one that grows.
         const STRAIGHT: f64 = 0.7;
         let points = self.stretches();
         if points.len() < FEWEST {
@@ -176,7 +177,7 @@ mod tests {
         assert!((climb - 0.25).abs() < 0.01, "{climb}");
     }
 
-    /// One per cent more is asked than is answered: no two halves of 30 s differ by much.
+    /// Two per cent more is asked than is answered: the two halves of 10 s hardly differ.
     #[test]
     fn a_queue_that_grows_slowly_climbs_as_well() {
         let climb = course(1000, |n| 0.02 + 0.2 * f64::from(n) / 1000.0).climb().unwrap();
@@ -185,7 +186,7 @@ mod tests {
         assert_eq!(course(1000, |n| 0.5 + 0.2 * f64::from(n) / 1000.0).climb(), None);
     }
 
-    /// However long the run was to be: 70 s of 10 minutes say as much as 70 s of 70.
+    /// The planned length of the run does not matter: 70 s of 10 minutes say as much as 70 s of 70.
     #[test]
     fn a_course_is_told_by_what_there_is_of_it() {
         for seconds in [1, 3, 70, 5000_u32] {
@@ -204,7 +205,7 @@ mod tests {
         let (mut one, mut other, mut both) =
             (Course::new(SECOND), Course::new(SECOND), Course::new(SECOND));
         for number in 0..3000_u32 {
-            // One of them sends for 30 s, the other one for 3.
+            // One of them sends for 30 s, the other for 3 s.
             let mine = if number.is_multiple_of(2) || number > 300 { &mut one } else { &mut other };
             let (scheduled, late) = (SECOND + SECOND * number / 100, SECOND * number / 500);
             mine.record(scheduled, late);
@@ -244,12 +245,12 @@ mod tests {
         let found = |rate: f64, service: f64| {
             (0..200).filter(|seed| queue(rate, service, *seed).climb().is_some()).count()
         };
-        // Eight in ten of the time: 200 runs each of a fast service and of a slow one.
+        // Busy 80 % of the time: 200 runs each of a fast service and of a slow one.
         assert!(found(80.0, 0.01) <= 2, "{}", found(80.0, 0.01));
         assert!(found(8.0, 0.1) <= 12, "{}", found(8.0, 0.1));
-        // Nine in ten, of a service that takes 100 ms.
+        // Busy 90 % of the time, with a service that takes 100 ms.
         assert!(found(9.0, 0.1) <= 24, "{}", found(9.0, 0.1));
-        // A tenth more than it can do.
+        // 10 % more than the service can handle.
         assert!(found(110.0, 0.01) >= 190, "{}", found(110.0, 0.01));
     }
 

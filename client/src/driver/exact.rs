@@ -1,5 +1,5 @@
-//! Histograms as the counts of their buckets, so that what another process measured is added without
-//! loss: a count goes into the bucket that it came from.
+//! Serialises histograms as the counts of their buckets, so that the measurements of another
+//! process are added without loss: each count goes into the bucket that it came from.
 
 use hdrhistogram::Histogram;
 use serde::de::Error;
@@ -29,7 +29,7 @@ fn refill<E: Error>(mut empty: Histogram<u64>, buckets: &[Bucket]) -> Result<His
     Ok(empty)
 }
 
-/// Of times in the resolution of [`super::times`].
+/// Histograms of times, in the resolution of [`super::times`].
 pub(super) mod times {
     use super::{Deserialize, Deserializer, Histogram, Serialize, Serializer, buckets, refill};
     use crate::driver::times::histogram;
@@ -48,12 +48,12 @@ pub(super) mod times {
     }
 }
 
-/// Of a part of a run, in the resolution of [`super::timeline`].
+/// Histograms of a part of a run, in the resolution of [`super::timeline`].
 pub(super) mod part {
     use super::{Deserialize, Deserializer, Histogram, Serialize, Serializer, buckets, refill};
     use crate::driver::timeline::histogram;
 
-    /// Nothing of a part without requests.
+    /// `None` for a part without requests.
     type Maybe = Option<Box<Histogram<u64>>>;
 
     pub(in crate::driver) fn serialize<S: Serializer>(
@@ -71,7 +71,7 @@ pub(super) mod part {
     }
 }
 
-/// Of the stages of a worker, by name; names that are none are passed over.
+/// Histograms of a worker's stages, by name; unknown names are ignored.
 pub(super) mod stages {
     use std::collections::BTreeMap;
 

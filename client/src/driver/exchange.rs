@@ -1,7 +1,7 @@
 //! One request from dispatch to its sample.
 //!
-//! A kept-alive connection that the service closed while it was idle is replaced without a trace, if
-//! not a byte of the request was sent. Nothing else is ever sent twice.
+//! A kept-alive connection that the service closed while it was idle is replaced without a trace,
+//! provided that no byte of the request was sent. Nothing else is ever sent twice.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -20,18 +20,18 @@ const MAX_READ: usize = 1 << 20;
 /// How many connections are tried if each is closed before a byte is sent.
 const ATTEMPTS: usize = 3;
 
-/// A request that the driver got to and that has not ended.
+/// A request that was dispatched and has not ended.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct InFlight {
     pub(crate) arrival: Arrival,
     pub(crate) dispatched: Duration,
-    /// When there was a connection or a permit for one, if there was.
+    /// When a connection, or a permit for one, became available, if it did.
     pub(crate) ready: Option<Duration>,
     /// When it was handed to a connection, if it was.
     pub(crate) sent: Option<Duration>,
 }
 
-/// Sends the request with this key, records what came of it, and gives the connection back.
+/// Sends the request with this key, records its outcome, and returns the connection.
 pub(crate) async fn run(state: Rc<SenderState>, acquired: Acquired, key: usize) {
     let in_flight = state.in_flight(key);
     let begun = in_flight.ready.unwrap_or(in_flight.dispatched);
@@ -99,7 +99,7 @@ async fn attempt(
         sample.sent = Some(state.sent(key));
         let head = match connection.send(state, sample.item).await {
             Ok(head) => head,
-            // The next connection.
+            // Try the next connection.
             Err(Unanswered::NothingSent) => continue,
             Err(Unanswered::Failed(failure)) => return Err(failure),
         };
@@ -112,7 +112,7 @@ async fn attempt(
     Err(Failure::Closed)
 }
 
-/// A connection that takes a request: dead ones are passed over, a missing one is opened.
+/// A connection that can take a request: dead ones are skipped, a missing one is opened.
 async fn usable(
     state: &Rc<SenderState>,
     mut acquired: Option<Acquired>,
@@ -128,7 +128,7 @@ async fn usable(
             }
             Acquired::Permit(permit) => {
                 let protocol = state.assignment.trial.protocol;
-                // Rare and large, and an exchange is copied whole when it begins and ends.
+                // Boxed: rare and large, and an exchange is copied whole when it begins and ends.
                 let opening = Box::pin(connection::open(permit, protocol));
                 let Opened { connection, shared } = opening.await?;
                 if let Some(shared) = shared {
@@ -141,14 +141,14 @@ async fn usable(
     }
 }
 
-/// The body of an answer, as far as it is looked at.
+/// The body of an answer, as far as it is used.
 struct Body {
     bytes: usize,
-    /// Its content; nothing where it is not looked at, or too long to hold a label.
+    /// Its content; `None` if it is not used, or too long to contain a label.
     text: Option<Bytes>,
 }
 
-/// Takes the body of an answer to its end, and keeps as much of it as is read.
+/// Receives the whole body of an answer, and keeps as much of it as is used.
 async fn read(connection: &mut Connection, reading: Reading) -> Result<Body, Failure> {
     let (mut bytes, mut whole, mut more) = (0, Bytes::new(), BytesMut::new());
     let most = if reading == Reading::Ignore { 0 } else { MAX_READ };
@@ -157,7 +157,7 @@ async fn read(connection: &mut Connection, reading: Reading) -> Result<Body, Fai
         if bytes > most {
             continue;
         }
-        // Nearly every answer is one frame: no copy then.
+        // Nearly every answer is a single frame, which needs no copy.
         if whole.is_empty() && more.is_empty() {
             whole = data;
         } else {
@@ -169,7 +169,7 @@ async fn read(connection: &mut Connection, reading: Reading) -> Result<Body, Fai
     Ok(Body { bytes, text: (bytes <= most).then_some(text) })
 }
 
-/// Fills in what the answer says.
+/// Fills in the sample from the answer.
 fn judge(
     state: &SenderState,
     head: &AnswerHead,
@@ -220,7 +220,7 @@ fn labels(reading: Reading, body: &[u8]) -> Option<Vec<String>> {
     }
 }
 
-/// The worker's stages in a `Server-Timing` header; unknown ones are passed over.
+/// The worker's stages in a `Server-Timing` header; unknown ones are ignored.
 fn server_timing(header: &str) -> wire::Timings {
     let mut timings = wire::Timings::default();
     for metric in header.split(',') {

@@ -1,4 +1,4 @@
-//! A connection before services that answer in pieces, early, or not as they should.
+//! A connection to services that answer in pieces, early, or not as they should.
 
 use std::time::Duration;
 
@@ -34,7 +34,8 @@ async fn ask(near: &mut Http1, request: WireRequest) -> Result<(StatusCode, Vec<
     Ok((head.parts.status, body))
 }
 
-/// What comes of an answer that arrives in pieces of so many bytes, and whether the connection may be used again.
+/// The outcome of an answer that arrives in pieces of `cut` bytes, and whether the connection may
+/// be used again.
 async fn answered(
     wire: &str,
     cut: usize,
@@ -44,12 +45,12 @@ async fn answered(
     let service = async move {
         far.read_buf(&mut Vec::with_capacity(1024)).await.unwrap();
         for piece in wire.as_bytes().chunks(cut) {
-            // The other side may have had enough.
+            // The other side may have stopped reading.
             let _is_gone = far.write_all(piece).await;
             tokio::task::yield_now().await;
         }
         if wire.contains("length") {
-            // Not closed yet: the end has to be known without that.
+            // Kept open: the end has to be known without a close.
             return Some(far);
         }
         None
@@ -124,7 +125,7 @@ async fn a_large_request_is_sent_whole_while_its_answer_comes() {
     let whole = request(body.clone());
     let length = whole.head.len() + body.len();
     let service = async move {
-        // The head of the answer and a half of its body before anything is read.
+        // The head of the answer and half of its body before anything is read.
         far.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nab").await.unwrap();
         let mut read = Vec::new();
         while read.len() < length {
@@ -148,7 +149,7 @@ async fn an_answer_to_half_a_request_counts_and_its_connection_is_not_used_again
     assert!(!near.is_done());
 }
 
-/// The news of the other side comes when the event loop looks for it.
+/// What the other side did is only seen once the event loop has polled for it.
 async fn until_unusable(near: &mut Http1) {
     let noticed = async {
         while near.is_usable() {

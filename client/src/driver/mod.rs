@@ -1,9 +1,9 @@
 //! Sends a workload on a schedule: one loop for every arrival process.
 //!
 //! One sender thread per core, each with its own event loop, connections and share of one schedule:
-//! thread `t` of `n` takes arrivals `t`, `t + n`, …, so the union is the same for any `n`. Nothing
-//! is shared while requests fly but two counters for the progress bar. Everything is bounded:
-//! connections, the queue in front of them, the time of a request, the samples that are kept.
+//! thread `t` of `n` takes arrivals `t`, `t + n`, …, so the union is the same for any `n`. While
+//! requests are in flight, nothing is shared but two counters for the progress bar. Everything is
+//! bounded: the connections, the queue in front of them, the time per request, the samples kept.
 
 mod arrivals;
 mod busy;
@@ -44,25 +44,25 @@ use crate::experiment::{Protocol, Trial};
 use crate::sample::Sample;
 use crate::workload::Workload;
 
-/// What came of a trial.
+/// The result of a trial.
 #[derive(Debug)]
 pub struct Run {
     /// Counts and histograms of every measured request.
     pub tally: Tally,
     /// Samples by scheduled instant, warm-up included; at most [`Trial::keep_samples`].
     pub samples: Vec<Sample>,
-    /// Fewer connections than were asked for, because the system allows no more open files.
+    /// Number of connections, if the limit on open files allows fewer than were asked for.
     pub cap: Option<NonZeroUsize>,
-    /// Who sent the requests, if it was not this program.
+    /// The programs that sent the requests, if it was not this one.
     pub generators: Vec<Generator>,
 }
 
-/// The sender threads of a trial that are this program's.
+/// The sender threads of a trial that this program runs.
 #[derive(Debug, Clone, Copy)]
 pub struct Part {
-    /// The number of the first of them, counted over all programs.
+    /// Index of the first of them, counted over all programs.
     pub first: usize,
-    /// How many threads are this program's.
+    /// Number of threads that this program runs.
     pub threads: NonZeroUsize,
     /// When the trial begins.
     pub start: Instant,
@@ -73,44 +73,44 @@ pub struct Part {
 pub struct Generator {
     /// The address that the agent listens on.
     pub address: String,
-    /// Requests that it measured; nothing if it was lost.
+    /// Requests that it measured; `None` if it was lost.
     pub requests: Option<u64>,
     /// How far its clock may be off from this program's, in milliseconds.
     pub clock_error_ms: f64,
-    /// Why there is nothing from it.
+    /// Why its results are missing, if they are.
     pub lost: Option<String>,
 }
 
-/// How far a trial is, for the progress bar, and the wish to end it early.
+/// How far a trial has got, for the progress bar, and the request to end it early.
 #[derive(Debug, Default)]
 pub struct Progress {
-    /// Requests that ended well.
+    /// Requests that succeeded.
     pub succeeded: AtomicU64,
-    /// Requests that did not.
+    /// Requests that failed.
     pub failed: AtomicU64,
     /// Sender threads that have stopped sending.
     pub draining: AtomicU64,
-    /// Requests that these still wait for.
+    /// Requests that those threads are still waiting for.
     pub waiting: AtomicU64,
     stop: OnceLock<Instant>,
     abandon: AtomicBool,
 }
 
 impl Progress {
-    /// Requests that have ended, well or not.
+    /// Requests that have ended, successfully or not.
     pub fn done(&self) -> u64 {
         self.succeeded.load(Ordering::Relaxed) + self.failed.load(Ordering::Relaxed)
     }
 
-    /// Sends nothing more; what was sent is still waited for.
+    /// Stops sending; requests already sent are still waited for.
     pub fn stop(&self) {
-        // A moment ahead, so that all threads stop with the same arrival.
+        // Slightly in the future, so that all threads stop at the same arrival.
         self.stop_at(Instant::now() + Duration::from_millis(1));
     }
 
-    /// Sends nothing more from `at` on.
+    /// Stops sending at `at`.
     pub(crate) fn stop_at(&self, at: Instant) {
-        // The first wish counts.
+        // The first call wins.
         let _earlier = self.stop.set(at);
     }
 
@@ -129,8 +129,8 @@ impl Progress {
     }
 }
 
-/// Runs `trial` against all addresses of the destination to its end, or until [`Progress::stop`]; blocks. Samples
-/// that are kept go to `kept` as well, as soon as they are there.
+/// Runs `trial` against all addresses of the destination until it ends or [`Progress::stop`] is
+/// called. Blocks. Kept samples also go to `kept`, as soon as they are available.
 pub fn run(
     trial: &Trial,
     destination: &Destination,
@@ -141,14 +141,14 @@ pub fn run(
     trial.validate()?;
     let cap = connections_cap(trial)?;
     let trial = trial.within(cap);
-    // Leave time for every thread to be up, so that the first arrivals are not late.
+    // Leave every thread time to start, so that the first arrivals are not late.
     let start = Instant::now() + Duration::from_millis(20);
     let part = Part { first: 0, threads: trial.threads, start };
     let Measured { tally, sieve } = run_part(&trial, part, destination, workload, progress, kept)?;
     Ok(Run { tally, samples: sieve.into_samples(), cap, generators: Vec::new() })
 }
 
-/// What sender threads measured.
+/// What the sender threads measured.
 #[derive(Debug)]
 pub(crate) struct Measured {
     pub(crate) tally: Tally,
@@ -156,7 +156,7 @@ pub(crate) struct Measured {
     pub(crate) sieve: Sieve,
 }
 
-/// Runs a part of `trial`, whose other parts others run.
+/// Runs one part of `trial`; the other parts run elsewhere.
 pub(crate) fn run_part(
     trial: &Trial,
     part: Part,
@@ -203,7 +203,8 @@ pub(crate) fn run_part(
     Ok(Measured { tally, sieve: Sieve::join(sieves) })
 }
 
-/// Fails if this program may not have its share of the connections, with `threads` of the threads.
+/// Fails if the limit on open files is too low for this program's share of the connections, given
+/// that it runs `threads` of the threads.
 pub(crate) fn check_room(trial: &Trial, threads: NonZeroUsize) -> Result<(), Error> {
     let share = trial.connections.get().div_ceil(trial.threads.get()) * threads.get();
     let room = descriptors::connections(threads.get());
@@ -216,7 +217,7 @@ pub(crate) fn check_room(trial: &Trial, threads: NonZeroUsize) -> Result<(), Err
     Err(Error::Usage(text))
 }
 
-/// How many connections this program may have, if that is fewer than the trial wants.
+/// Number of connections this program may open, if that is fewer than the trial wants.
 fn connections_cap(trial: &Trial) -> Result<Option<NonZeroUsize>, Error> {
     let Some(room) = NonZeroUsize::new(descriptors::connections(trial.threads.get())) else {
         let text = "the limit on open files leaves none for connections: raise it (ulimit -n)";

@@ -3,8 +3,9 @@
 //! [`SenderState`] is the state of the thread. It is touched by the loop and by the exchanges that
 //! it started, all on this thread; no borrow is held across an await.
 //!
-//! A request has its time from the instant at which it was due, wherever it waits: so what was sent
-//! or queued is over one time limit after the last arrival, however the service behaves.
+//! The time limit of a request counts from the instant at which it was due, wherever it waits, so
+//! everything that was sent or queued has ended one time limit after the last arrival, however the
+//! service behaves.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashSet, VecDeque};
@@ -35,25 +36,25 @@ use crate::workload::{WireRequest, Workload};
 const BURST: usize = 64;
 /// How long before a request is due the thread wakes up.
 const AWAKE: Duration = Duration::from_micros(100);
-/// A sleep of less takes the processor about as long as staying awake would, with its timer, the switch
-/// to the idle task and the wake-up (measured on a virtual machine, where each of them is dear).
+/// A shorter sleep costs about as much processor time as staying awake, with its timer, the switch
+/// to the idle task and the wake-up (measured on a virtual machine, where each is expensive).
 const NAP: Duration = Duration::from_micros(50);
-/// How long a wish to stop may go unnoticed.
+/// How long a request to stop may go unnoticed.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
-/// Names of endpoints that are told apart: more than any fleet has.
+/// Number of endpoint names that are told apart: more than any fleet has.
 const MAX_NAMES: usize = 10_000;
 
-/// What one thread is to do.
+/// The work of one thread.
 #[derive(Debug)]
 pub(crate) struct Assignment {
     pub(crate) trial: Trial,
     pub(crate) thread: usize,
     pub(crate) destination: Destination,
     pub(crate) workload: Arc<Workload>,
-    /// Every item of the workload as it goes over HTTP/1.1; none where that is not spoken.
+    /// Every item of the workload as sent over HTTP/1.1; empty if the trial does not use that.
     pub(crate) over_http1: Arc<[WireRequest]>,
     pub(crate) progress: Arc<Progress>,
-    /// Takes every sample that is kept, as soon as there is one, also if it has to make room later.
+    /// Receives every sample as soon as it is kept, even one that has to make room later.
     pub(crate) kept: Option<mpsc::Sender<Sample>>,
     pub(crate) start: Instant,
 }
@@ -83,7 +84,7 @@ async fn dispatch_all(state: &Rc<SenderState>) -> anyhow::Result<()> {
         let next = state.arrivals.borrow().peek();
         match next {
             Next::End => break,
-            // Who is busy now is not due again before the end.
+            // A user that is busy now is not due again before the end.
             Next::Busy if state.is_over() => break,
             Next::Busy => state.poll().await,
             Next::Due(at) => {
@@ -118,15 +119,15 @@ pub(crate) struct SenderState {
     arrivals: RefCell<arrivals::Share>,
     /// Every request that has not ended.
     in_flight: RefCell<Slab<InFlight>>,
-    /// Those of them that wait for a connection, by key.
+    /// Keys of the requests that wait for a connection.
     backlog: RefCell<VecDeque<usize>>,
-    /// More than this do not wait.
+    /// Maximum length of the backlog.
     backlog_limit: usize,
     tally: RefCell<Tally>,
     sieve: RefCell<Sieve>,
     names: RefCell<HashSet<Arc<str>>>,
     is_draining: Cell<bool>,
-    /// How often a request was sent or ended: what this thread is there for.
+    /// How often a request was sent or ended, which is the real work of this thread.
     steps: Cell<u64>,
     freed: Notify,
 }
@@ -166,14 +167,14 @@ impl SenderState {
         self.assignment.over_http1[item].clone()
     }
 
-    /// When a request that was due at `scheduled` is no longer waited for.
+    /// When a request that was due at `scheduled` times out.
     pub(crate) fn deadline(&self, scheduled: Duration) -> Instant {
         let Assignment { start, trial, .. } = &self.assignment;
         let far = || *start + Duration::from_hours(24 * 365);
         start.checked_add(scheduled.saturating_add(trial.timeout)).unwrap_or_else(far)
     }
 
-    /// The request with this key goes to a connection now.
+    /// Records that the request with this key is now handed to a connection, and returns the time.
     pub(crate) fn sent(&self, key: usize) -> Duration {
         let now = self.now();
         self.steps.set(self.steps.get() + 1);
@@ -193,7 +194,7 @@ impl SenderState {
         self.in_flight.borrow()[key]
     }
 
-    /// Starts an exchange, or queues the request, or counts it as unsent: never waits.
+    /// Starts an exchange, queues the request, or counts it as unsent. Never waits.
     fn dispatch(self: &Rc<Self>, arrival: Arrival, now: Duration) {
         let in_flight = InFlight { arrival, dispatched: now, ready: None, sent: None };
         let key = self.in_flight.borrow_mut().insert(in_flight);
@@ -206,7 +207,7 @@ impl SenderState {
         }
     }
 
-    /// Takes a connection back and starts what waited for one.
+    /// Takes a connection back and starts requests that were waiting for one.
     pub(crate) fn give_back(self: &Rc<Self>, connection: Option<Connection>) {
         if let Some(connection) = connection {
             self.pool.borrow_mut().keep(connection);
@@ -214,7 +215,7 @@ impl SenderState {
         self.start_waiting();
     }
 
-    /// Starts what waits for a connection while there is one.
+    /// Starts waiting requests as long as a connection is available.
     pub(crate) fn start_waiting(self: &Rc<Self>) {
         self.expire();
         while !self.backlog.borrow().is_empty() {
@@ -232,8 +233,8 @@ impl SenderState {
         tokio::task::spawn_local(exchange::run(Rc::clone(self), acquired, key));
     }
 
-    /// Gives up requests that waited for a connection until their time was over. They wait in the
-    /// order in which they were due, so the first one that has time left ends the search.
+    /// Gives up requests whose time ran out while they waited for a connection. They wait in the
+    /// order in which they were due, so the first one with time left ends the search.
     fn expire(&self) {
         loop {
             let Some(key) = self.backlog.borrow().front().copied() else { return };
@@ -246,13 +247,13 @@ impl SenderState {
         }
     }
 
-    /// Whether the time of sending has passed.
+    /// Whether the time for sending is over.
     fn is_over(&self) -> bool {
         self.arrivals.borrow().end().is_some_and(|end| self.now() >= end)
     }
 
-    /// Waits for what has no answer yet. Every request ends within its time, so this does as well;
-    /// sooner if the user does not want to wait.
+    /// Waits for requests without an answer. Every request ends within its time limit, so this does
+    /// as well, or sooner if the user does not want to wait.
     async fn drain(&self) {
         let progress = &self.assignment.progress;
         progress.waiting.fetch_add(self.in_flight.borrow().len() as u64, Ordering::Relaxed);
@@ -284,7 +285,7 @@ impl SenderState {
         let mut sieve = self.sieve.borrow_mut();
         if sieve.wants(sample.index) {
             if let Some(kept) = &self.assignment.kept {
-                // Who does not listen any more does not want it.
+                // A receiver that is gone does not want it.
                 let _unwanted = kept.send(sample.clone());
             }
             sieve.add(sample);
@@ -306,11 +307,11 @@ impl SenderState {
         Some(name)
     }
 
-    /// Sleeps until shortly before `at`, and then stays awake: a sleeper comes back some tens of
-    /// microseconds late, and later on a busy machine. The exchanges go on meanwhile. When requests
-    /// follow each other more closely, this processor's time is better spent on sending; and where
-    /// they do so without a pause to speak of, it stays awake. Returns the time that it was awake for
-    /// nothing.
+    /// Sleeps until shortly before `at` and then stays awake, since a sleeping thread wakes up some
+    /// tens of microseconds late, and later still on a busy machine. The exchanges continue
+    /// meanwhile. When requests follow each other more closely, the processor's time is better
+    /// spent on sending, and when there is hardly a pause between them, it stays awake. Returns how
+    /// long it was awake without work.
     async fn wait_until(&self, at: Duration, timer: &Timer) -> anyhow::Result<Duration> {
         let mut now = self.now();
         let wait = at.saturating_sub(now);
@@ -329,7 +330,7 @@ impl SenderState {
             tokio::task::yield_now().await;
             let before = std::mem::replace(&mut now, self.now());
             let turn = now.saturating_sub(before);
-            // In a longer one another thread had the processor.
+            // In a longer turn, another thread had the processor.
             if self.steps.get() == steps && turn < NAP {
                 rested += turn;
             }
@@ -337,7 +338,7 @@ impl SenderState {
         Ok(rested)
     }
 
-    /// Sleeps for `wait`, less if an answer may change what is due, or to look at the stop flag.
+    /// Sleeps for `wait`, or less if an answer may change what is due, or to check the stop flag.
     async fn sleep(&self, timer: &Timer, wait: Duration) -> anyhow::Result<()> {
         let wait = wait.min(POLL_INTERVAL);
         let slept = if self.arrivals.borrow().is_closed() {
@@ -353,7 +354,7 @@ impl SenderState {
 
     /// Waits for an answer, but not longer than the poll interval.
     async fn poll(&self) {
-        // Either way the loop looks again.
+        // Either way the loop checks again.
         let _timed_out = tokio::time::timeout(POLL_INTERVAL, self.freed.notified()).await;
     }
 }

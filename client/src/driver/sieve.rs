@@ -1,9 +1,10 @@
-//! Which samples are kept one by one where there are more than are wanted: each has the same chance.
+//! Which samples are kept one by one when there are more than are wanted: each has the same chance.
 //!
-//! Every request has a rank that follows from its number and is as good as random; those with the
-//! smallest are kept (Cohen and Kaplan, "Summarizing Data Using Bottom-k Sketches", 2007). So what is
-//! kept is spread over the run, its threads and its requests, whatever their rhythm, and is the same
-//! for the same arrivals. Counts and quantiles of a run come from all of its requests in any case.
+//! Every request has a rank that follows from its number and is as good as random; the samples with
+//! the smallest ranks are kept (Cohen and Kaplan, "Summarizing Data Using Bottom-k Sketches",
+//! 2007). The kept samples are therefore spread over the run, its threads and its requests,
+//! whatever their rhythm, and are the same for the same arrivals. Counts and quantiles of a run
+//! always come from all of its requests.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -15,7 +16,7 @@ use crate::sample::Sample;
 #[derive(Debug, Default)]
 pub(crate) struct Sieve {
     most: usize,
-    /// No larger rank is kept.
+    /// Samples with a larger rank are not kept.
     below: u64,
     kept: BinaryHeap<Kept>,
 }
@@ -56,7 +57,7 @@ fn rank(index: u64) -> u64 {
 }
 
 impl Sieve {
-    /// Keeps `most` samples, of requests of which one in `every` is a candidate.
+    /// Keeps up to `most` samples; one request in `every` is a candidate.
     pub(crate) fn new(most: usize, every: NonZeroU64) -> Self {
         Self { most, below: u64::MAX / every, kept: BinaryHeap::new() }
     }
@@ -66,7 +67,7 @@ impl Sieve {
         self.most > 0 && rank(index) <= self.below
     }
 
-    /// Keeps a sample, if it is wanted, in place of the one with the largest rank if there are enough.
+    /// Keeps a sample if it is wanted; drops the one with the largest rank if there are too many.
     pub(crate) fn add(&mut self, sample: Sample) {
         if !self.wants(sample.index) {
             return;
@@ -78,19 +79,19 @@ impl Sieve {
         }
     }
 
-    /// The largest rank that was kept throughout.
+    /// The rank up to which every sample was kept.
     pub(crate) fn below(&self) -> u64 {
         self.below
     }
 
-    /// Leaves out what has a larger rank than `below`.
+    /// Drops samples with a larger rank than `below`.
     pub(crate) fn cut(&mut self, below: u64) {
         self.below = self.below.min(below);
         self.kept.retain(|kept| kept.rank <= self.below);
     }
 
-    /// What all of them kept, as one that had seen everything: each that has left out more than the
-    /// others sets the measure.
+    /// Merges sieves into what one that had seen everything would have kept: the strictest of their
+    /// bounds applies to all samples.
     pub(crate) fn join(sieves: impl IntoIterator<Item = Self>) -> Self {
         let mut joined = Self { most: 0, below: u64::MAX, kept: BinaryHeap::new() };
         for sieve in sieves {
@@ -102,7 +103,7 @@ impl Sieve {
         joined
     }
 
-    /// The samples, by the instants at which they were due.
+    /// The samples, in the order in which they were due.
     pub(crate) fn into_samples(self) -> Vec<Sample> {
         let mut samples: Vec<Sample> = self.kept.into_iter().map(|kept| kept.sample).collect();
         samples.sort_by_key(|sample| (sample.scheduled, sample.index));
@@ -124,7 +125,7 @@ mod tests {
         Sample::answered(index, Duration::from_millis(index), Duration::ZERO)
     }
 
-    /// What threads keep that take turns, each within its share.
+    /// What is kept by threads that take turns, each within its share.
     fn kept(requests: u64, most: usize, threads: u64, every: NonZeroU64) -> Vec<u64> {
         let share = usize::try_from(threads).unwrap();
         let sieves = (0..threads).map(|thread| {
@@ -165,7 +166,7 @@ mod tests {
     #[test]
     fn a_thread_with_more_requests_gets_no_larger_share_of_them_into_the_samples() {
         let mut sieves = [Sieve::new(500, ALL), Sieve::new(500, ALL)];
-        // Nine in ten of the requests are the first one's.
+        // Nine in ten of the requests belong to the first thread.
         for index in 0..10_000 {
             sieves[usize::from(index % 10 == 0)].add(sample(index));
         }

@@ -1,8 +1,8 @@
 //! Counts and histograms of a trial, filled while it runs and merged when it ends.
 //!
-//! A tally has the same size after a million requests as after ten; quantiles come from it with
-//! three significant digits. A request counts if it was due in the measured time, however it ended:
-//! failures with the time that they took, and those without an answer with the time that they had.
+//! A tally is as large after a million requests as after ten; its quantiles have three significant
+//! digits. A request counts if it was due in the measured time, however it ended: failures count
+//! with the time that they took, and those without an answer with the time that they had.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,9 +21,9 @@ use crate::stats::Tried;
 /// The measured time: requests that were due in it count.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Window {
-    /// When it began, from the start of the trial.
+    /// When it began, relative to the start of the trial.
     pub start: Duration,
-    /// When sending ended; for a number of requests of a closed loop, the end of the last one.
+    /// When sending ended; in a closed loop that ends by number, when the last request ended.
     pub end: Duration,
 }
 
@@ -34,15 +34,15 @@ impl Window {
     }
 }
 
-/// What workers state of the time that an answer took them.
+/// The stages of an answer whose times workers report.
 pub(super) const STAGES: [&str; 5] = ["decode", "preprocess", "queue", "compute", "total"];
 
-/// Everything that is known about the measured requests without looking at them one by one.
+/// Everything known about the measured requests without looking at them one by one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Tally {
     /// Scheduled to done, of all requests.
     pub latency: Times,
-    /// Scheduled to done, of those that were answered with 2xx.
+    /// Scheduled to done, of those that were answered as expected: with 2xx, unless told otherwise.
     pub succeeded: Times,
     /// Scheduled to done, of all others.
     pub failed: Times,
@@ -54,33 +54,34 @@ pub struct Tally {
     /// How long requests waited for one of the connections that this program may have (nanoseconds).
     #[serde(with = "super::exact::times")]
     pub connection_wait: Histogram<u64>,
-    /// The worker's own stages, of answers that state them (nanoseconds), by stage.
+    /// Times of the worker's own stages, from answers that report them (nanoseconds), by stage.
     #[serde(with = "super::exact::stages")]
     pub stages: BTreeMap<&'static str, Histogram<u64>>,
-    /// How many requests ended in which way.
+    /// Number of requests by outcome.
     pub outcomes: BTreeMap<Outcome, u64>,
     /// Successful answers by endpoint.
     #[serde(with = "super::exact::names")]
     pub endpoints: BTreeMap<Arc<str>, u64>,
     /// Answers whose label was compared, and how many were right, by request of the workload.
     pub labels: Vec<Tried>,
-    /// The share of the measured time in which the busiest sender thread computed, if the system tells.
+    /// The share of the measured time in which the busiest sender thread was computing, if the
+    /// system reports it.
     pub sender_busy: Option<f64>,
     /// Bytes of answers' bodies.
     pub bytes: u64,
-    /// How latency went, where the length of the trial was known ahead.
+    /// How latency developed, if the length of the trial was known in advance.
     pub course: Option<Course>,
-    /// How all of it went, warm-up included, where the length of the trial was known ahead.
+    /// The course of the whole trial, warm-up included, if its length was known in advance.
     pub timeline: Option<Timeline>,
-    /// As much is asked for at any time, however the service answers.
+    /// The offered load is the same at any time, however the service answers.
     is_steady: bool,
     starts_at: Option<Duration>,
     ends_at: Option<Duration>,
     first: Option<Duration>,
     last_done: Duration,
-    /// When the last success came.
+    /// When the last success arrived.
     last_answer: Option<Duration>,
-    /// How long the measured requests were unanswered, one added to the other.
+    /// Sum of the times for which the measured requests were unanswered.
     in_flight: Duration,
 }
 
@@ -112,7 +113,7 @@ impl Tally {
         }
     }
 
-    /// Nothing counted yet of `trial`, whose time is measured from the end of the warm-up on.
+    /// An empty tally of `trial`, which is measured from the end of the warm-up on.
     pub fn of(trial: &Trial) -> Self {
         let is_timed = trial.warm_up_requests == 0;
         Self {
@@ -244,7 +245,7 @@ impl Tally {
         self.in_flight += other.in_flight;
     }
 
-    /// The measured time; nothing if nothing was measured.
+    /// The measured time; `None` if nothing was measured.
     pub fn window(&self) -> Option<Window> {
         let start = self.starts_at.or(self.first)?;
         let end = self.ends_at.unwrap_or(self.last_done);
@@ -256,7 +257,7 @@ impl Tally {
         self.outcomes.values().sum()
     }
 
-    /// Requests that were answered with 2xx.
+    /// Requests that were answered as expected.
     pub fn successes(&self) -> u64 {
         self.outcomes.iter().filter(|(outcome, _)| outcome.is_success()).map(|(_, n)| n).sum()
     }
@@ -266,7 +267,7 @@ impl Tally {
         self.requests() - self.successes()
     }
 
-    /// Answers whose label was compared, and how many of them were right; nothing if none was.
+    /// Answers whose label was compared, and how many were right; `None` if there were none.
     pub fn accuracy(&self) -> Option<Tried> {
         let sum = |of: fn(&Tried) -> u64| self.labels.iter().map(of).sum();
         let all = Tried { successes: sum(|it| it.successes), count: sum(|it| it.count) };
@@ -278,11 +279,11 @@ impl Tally {
         self.a_second(self.requests() as f64)
     }
 
-    /// Successes per second of the time in which they came: that of the measured time, longer by what
-    /// the last of these requests waited more than the first ones, if a queue grew. In a closed loop
-    /// none can, and where the rate changes latency climbs with it: there it is the measured time. Where
-    /// the course of latency is not known, it ends with the last of them, less the time that the fastest
-    /// took, if that is after the measured time.
+    /// Successes per second of the time in which they arrived. That is the measured time; if a
+    /// queue grew, it is longer by what the last of these requests waited more than the first. In a
+    /// closed loop no queue can grow, and where the rate changes, latency climbs with it: in both
+    /// cases it is the measured time. If the course of latency is not known, the time ends with the
+    /// last success, less the time that the fastest took, if that is after the measured time.
     pub fn throughput(&self) -> f64 {
         let Some(window) = self.window() else { return 0.0 };
         let measured = window.length().as_secs_f64();
@@ -303,8 +304,8 @@ impl Tally {
         self.last_answer.unwrap_or_default().saturating_sub(fastest)
     }
 
-    /// Unanswered requests at an average instant, as far as they count: each from the instant at which
-    /// it was due to its end, wherever in the run that is.
+    /// Average number of measured requests that are unanswered. Each counts from the instant at
+    /// which it was due until it ended, wherever in the run that is.
     pub fn in_flight(&self) -> f64 {
         self.a_second(self.in_flight.as_secs_f64())
     }
@@ -348,7 +349,7 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// From 1 to 11 s.
+    /// Measured from 1 to 11 s.
     fn trial() -> Trial {
         Trial {
             arrivals: Arrivals::Uniform { rate: 100.0 },
@@ -370,7 +371,7 @@ mod tests {
 
     fn sample(number: u32) -> Sample {
         let scheduled = 10 * MS * number;
-        // Between 100 and 400 ms, every eighth a failure.
+        // Between 100 and 400 ms; every eighth request fails.
         let latency = 100 * MS + MS * (number * 7 % 301);
         let fails = number.is_multiple_of(8);
         Sample {
@@ -390,7 +391,7 @@ mod tests {
         assert!((tally.throughput() - 87.5).abs() < 1e-9, "{}", tally.throughput());
         let expected = tally.offered_rate() * tally.latency.mean() / 1e9;
         assert!((tally.in_flight() / expected - 1.0).abs() < 0.01, "{}", tally.in_flight());
-        // In a steady run that is how many are unanswered at any instant of the measured time.
+        // In a steady run, that many are unanswered at any instant of the measured time.
         let unanswered = |at: Duration| {
             let is_at = |it: &Sample| it.scheduled <= at && at < it.done;
             (0..1100).map(sample).filter(is_at).count()
@@ -401,7 +402,7 @@ mod tests {
         assert_eq!((tally.latency.len(), tally.latency.unanswered()), (1000, 125));
     }
 
-    /// 500 requests that are due within 5 s, of a service that answers 50 a second.
+    /// 500 requests that are due within 5 s, to a service that answers 50 per second.
     #[test]
     fn a_number_of_requests_is_divided_by_the_time_in_which_the_answers_came() {
         let answered = |number: u32| Sample {
@@ -418,7 +419,7 @@ mod tests {
             tally
         };
         let endless = Trial { duration: None, warm_up: Duration::ZERO, ..trial() };
-        // The first seconds of a minute that was to be measured tell how latency went.
+        // The first seconds of a minute that was to be measured show how latency developed.
         let cut = Trial { duration: Some(60_000 * MS), ..endless.clone() };
         for trial in [endless, cut] {
             let mut tally = of_half(0, &trial);
@@ -428,7 +429,7 @@ mod tests {
         }
     }
 
-    /// Latency that climbs by a second in ten, as with a service that gets slower.
+    /// Latency climbs by one second in ten, as with a service that gets slower.
     #[test]
     fn latency_that_climbs_takes_nothing_off_the_answers_of_a_closed_loop_or_of_stages() {
         let slower = |number: u32| Sample {
@@ -449,7 +450,7 @@ mod tests {
             (closed - 100.0).abs() < 1e-9 && (changing - 100.0).abs() < 1e-9,
             "{closed} {changing}"
         );
-        // The same latencies of requests that come whatever the service does: a queue grows.
+        // The same latencies, of requests that arrive whatever the service does: a queue grows.
         let steady = throughput(trial().arrivals);
         assert!((steady - 100.0 / 1.1).abs() < 0.5, "{steady}");
     }

@@ -1,8 +1,8 @@
-//! How a run went, part by part: what was due, what was answered, what failed, how long it took.
+//! The course of a run, part by part: requests due, answered and failed, and how long they took.
 //!
-//! Answers count in the part in which they came, everything else in the part in which the request
-//! was due: a service that stalls shows no answers for a while, and the requests of that while as
-//! slow. The warm-up is part of it.
+//! Answers count in the part in which they arrived, everything else in the part in which the
+//! request was due: a service that stalls shows no answers for a while, and the requests due in
+//! that time as slow. The warm-up is included.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -16,18 +16,18 @@ use super::times::MAX_NANOS;
 use crate::sample::Sample;
 use crate::stats::samples_for;
 
-/// More are no easier to read.
+/// Maximum number of parts: more are no easier to read.
 const PARTS: u32 = 60;
-/// Less than this is noise.
+/// Minimum length of a part: less than this is noise.
 const SHORTEST: Duration = Duration::from_millis(100);
-/// Names of endpoints that are told apart in one part.
+/// Number of endpoint names that are told apart in one part.
 const MAX_NAMES: usize = 1000;
 
 /// Parts of a run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Timeline {
     width: Duration,
-    /// When sending ended: the last part is no longer than until then.
+    /// When sending ended, and the last part with it.
     end: Duration,
     parts: Vec<Part>,
 }
@@ -37,21 +37,21 @@ struct Part {
     due: u64,
     succeeded: u64,
     failed: u64,
-    /// Nothing until the first request: most runs of tests and trials need few of them.
+    /// `None` until the first request: most runs of tests and trials need few of them.
     #[serde(with = "super::exact::part")]
     latency: Option<Box<Histogram<u64>>>,
     #[serde(with = "super::exact::name_set")]
     endpoints: BTreeSet<Arc<str>>,
 }
 
-/// What a part of a run was like.
+/// The figures of one part of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Moment {
     /// Its middle, in seconds since the start.
     pub seconds: f64,
     /// Requests per second that were due in it.
     pub offered_rate: f64,
-    /// Successful answers per second that came in it.
+    /// Successful answers per second that arrived in it.
     pub throughput: f64,
     /// Requests per second that were due in it and failed.
     pub failed_rate: f64,
@@ -61,15 +61,15 @@ pub struct Moment {
     pub p95_ms: Option<f64>,
     /// Latency of the slowest request (ms).
     pub max_ms: Option<f64>,
-    /// Endpoints that answered one of them.
+    /// Number of endpoints that answered at least one of them.
     pub endpoints: usize,
 }
 
 impl Timeline {
-    /// For a run that sends for this long.
+    /// An empty timeline of a run that sends for this long.
     pub fn new(duration: Duration) -> Self {
         let end = if duration.is_zero() { SHORTEST } else { duration };
-        // Rounded up, or a part of some nanoseconds would be left.
+        // Rounded up, or a part of a few nanoseconds would be left over.
         let width = Duration::from_nanos(nanos(end).div_ceil(u64::from(PARTS))).max(SHORTEST);
         let count = end.as_nanos().div_ceil(width.as_nanos());
         let count = usize::try_from(count).unwrap_or(1).clamp(1, PARTS as usize);
@@ -81,7 +81,7 @@ impl Timeline {
         self.end = end.map_or(self.end, |end| end.min(self.end));
     }
 
-    /// Adds a request to the second in which it was due.
+    /// Adds a request to the part of the run in which it was due.
     pub fn record(&mut self, sample: &Sample) {
         let succeeded = sample.outcome.is_success();
         let part = self.part(sample.scheduled);
@@ -97,7 +97,7 @@ impl Timeline {
                 part.endpoints.insert(Arc::clone(endpoint));
             }
         }
-        // Answers that come later belong to no part, of which the last one would have room for them.
+        // Later answers belong to no part, although the last one would have room for them.
         if succeeded
             && sample.done < self.end
             && let Some(part) = self.part(sample.done)
@@ -107,7 +107,7 @@ impl Timeline {
     }
 
     fn part(&mut self, at: Duration) -> Option<&mut Part> {
-        // Not in the 128 bits of a duration: this is done twice for every request.
+        // Avoids the 128-bit arithmetic of durations, since this is done twice per request.
         let number = nanos(at) / nanos(self.width).max(1);
         self.parts.get_mut(usize::try_from(number).ok()?)
     }
@@ -120,9 +120,9 @@ impl Timeline {
         }
     }
 
-    /// The parts up to the last one in which a request was due, where `every` requests stand for each
-    /// that was recorded. The last one is as long as requests were sent in it; less than half of a part
-    /// is told together with the one before.
+    /// The parts up to the last one in which a request was due, counting each recorded request as
+    /// `every` requests. The last part is only as long as requests were sent in it; if that is less
+    /// than half a part, it is merged into the one before.
     pub fn moments(&self, every: f64) -> Vec<Moment> {
         let count = self.parts.iter().rposition(|part| part.due > 0).map_or(0, |last| last + 1);
         let timed = |part| (self.width.as_secs_f64(), Cow::Borrowed(part));
@@ -148,7 +148,7 @@ impl Timeline {
     }
 }
 
-/// A part, and how many seconds it is long.
+/// The length of a part in seconds, and the part.
 type Timed<'a> = (f64, Cow<'a, Part>);
 
 impl Part {
@@ -163,7 +163,7 @@ impl Part {
         }
     }
 
-    /// What it was like, if it was `seconds` long and began at `start`.
+    /// Its figures, given that it was `seconds` long and began at `start`.
     fn moment(&self, start: f64, seconds: f64, every: f64) -> Moment {
         let rate = |count: u64| count as f64 * every / seconds;
         let latency = self.latency.as_deref();
@@ -188,7 +188,7 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Two digits: a chart shows no more, and there are many of these.
+/// Two significant digits: a chart shows no more, and there are many of these.
 pub(super) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1000, MAX_NANOS, 2).expect("the bounds are valid")
 }
@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn a_stall_shows_no_answers_and_slow_requests() {
         let mut timeline = Timeline::new(2000 * MS);
-        // 100 a second; in the second half of each second no request is answered before its end.
+        // 100 per second; those due in the second half of a second are answered at its end.
         for number in 0..200_u32 {
             let at = 10 * MS * number;
             let is_stalled = number % 100 >= 50;
@@ -236,7 +236,7 @@ mod tests {
         assert!((twice.moments(0.5)[3].offered_rate - 100.0).abs() < 1e-9);
     }
 
-    /// 100 a second, ended in the first, in the middle and at the end of a part of 1 s.
+    /// 100 per second, ended in the first, in the middle and at the end of a part of 1 s.
     #[test]
     fn the_last_part_is_as_long_as_requests_were_sent_in_it() {
         for (count, parts) in [(30, 1), (540, 5), (560, 6), (599, 6), (600, 6), (601, 6)] {
@@ -244,7 +244,7 @@ mod tests {
             let end = 10 * MS * count;
             timeline.close(Some(end));
             for number in 0..count {
-                // Some answers come when nothing is sent any more.
+                // Some answers arrive after sending has ended.
                 timeline.record(&sample(10 * MS * number, 300 * MS, Outcome::Answered(200)));
             }
             let moments = timeline.moments(1.0);

@@ -1,9 +1,9 @@
-//! Waits until an instant, to some tens of microseconds.
+//! Waits until an instant, accurate to some tens of microseconds.
 //!
 //! The runtime's own timer counts in milliseconds, which at 1,000 requests per second would be the
 //! whole gap between two of them. On Linux a timerfd in the event loop is exact and costs no
-//! spinning; elsewhere the runtime's timer has to do, and the scheduling error that every report
-//! states says so.
+//! spinning; elsewhere the runtime's timer has to do, and the scheduling error in every report
+//! shows it.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ pub(crate) struct Timer {
 
 #[cfg(target_os = "linux")]
 impl Timer {
-    /// A timer for the event loop that this runs in.
+    /// Creates a timer for the current event loop.
     pub(crate) fn try_new() -> std::io::Result<Self> {
         use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
@@ -32,7 +32,7 @@ impl Timer {
         Ok(Self { fd })
     }
 
-    /// Sleeps for `wait`, to some tens of microseconds.
+    /// Sleeps for `wait`, accurate to some tens of microseconds.
     pub(crate) async fn sleep(&self, wait: Duration) -> std::io::Result<()> {
         use rustix::time::{Itimerspec, TimerfdTimerFlags, Timespec, timerfd_settime};
         if wait.is_zero() {
@@ -44,8 +44,8 @@ impl Timer {
         let until = Instant::now() + wait;
         timerfd_settime(&self.fd, TimerfdTimerFlags::empty(), &spec)?;
         loop {
-            // Not read: setting it anew makes it silent as well. It may have been left in a sleep before
-            // this one, and tell of that one's end.
+            // Not read, as setting the timer again clears it as well. An earlier sleep may have
+            // been abandoned, and this may be the end of that one.
             self.fd.readable().await?.clear_ready();
             if Instant::now() >= until {
                 return Ok(());
@@ -61,12 +61,12 @@ pub(crate) struct Timer;
 
 #[cfg(not(target_os = "linux"))]
 impl Timer {
-    /// A timer for the event loop that this runs in.
+    /// Creates a timer for the current event loop.
     pub(crate) fn try_new() -> std::io::Result<Self> {
         Ok(Self)
     }
 
-    /// Sleeps for `wait`, as precisely as the runtime's timer is.
+    /// Sleeps for `wait`, with the precision of the runtime's timer.
     pub(crate) async fn sleep(&self, wait: Duration) -> std::io::Result<()> {
         tokio::time::sleep(wait).await;
         Ok(())

@@ -1,18 +1,18 @@
-//! Times of requests: those that ended, and apart from them those that were given up.
+//! Times of requests; those of requests that were given up are kept apart from those that ended.
 //!
-//! Of a request that was never answered only a least time is known, and of one that took longer than
-//! is counted as well. A quantile that could be larger for that reason is a least value, and says so.
+//! For a request that was never answered, or took longer than is counted, only a lower bound is
+//! known. A quantile that could be larger for that reason is marked as a lower bound.
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-/// One hour in nanoseconds: of longer times it is only known that they were no shorter.
+/// One hour in nanoseconds: longer times are only known to be at least this.
 pub(super) const MAX_NANOS: u64 = 3_600_000_000_000;
 
 /// A quantile in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bound {
-    /// The quantile itself, or the least that it can be.
+    /// The quantile itself, or a lower bound of it.
     pub nanos: u64,
     /// The true value is this or more.
     pub at_least: bool,
@@ -21,29 +21,29 @@ pub struct Bound {
 /// A step of a distribution.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Step {
-    /// Up to this value in nanoseconds ...
+    /// Upper end of the step, in nanoseconds.
     pub nanos: u64,
-    /// ... there is this share of the requests ...
+    /// Share of the requests up to this value.
     pub quantile: f64,
-    /// ... which are so many.
+    /// Number of requests up to this value.
     pub count: u64,
 }
 
 /// Times of any number of requests, in the space of a few histograms.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Times {
-    /// Of requests that ended, as far as they are known.
+    /// Times of requests that ended, as far as they are known.
     #[serde(with = "super::exact::times")]
     known: Histogram<u64>,
-    /// What the others had, both together.
+    /// These, together with the lower bounds of all others.
     #[serde(with = "super::exact::times")]
     all: Histogram<u64>,
-    /// How many of these others were not answered.
+    /// Number of requests that were not answered.
     unanswered: u64,
 }
 
 impl Times {
-    /// Of no request yet.
+    /// The times of no request yet.
     pub(crate) fn new() -> Self {
         Self { known: histogram(), all: histogram(), unanswered: 0 }
     }
@@ -69,7 +69,7 @@ impl Times {
         self.unanswered += other.unanswered;
     }
 
-    /// All of them, in nanoseconds.
+    /// All times, in nanoseconds.
     pub(crate) fn histogram(&self) -> &Histogram<u64> {
         &self.all
     }
@@ -89,7 +89,7 @@ impl Times {
         self.unanswered
     }
 
-    /// Whether only a least time is known of any of them: mean and maximum are least values then.
+    /// Whether any of them is only a lower bound: mean and maximum are then lower bounds, too.
     pub fn has_least(&self) -> bool {
         self.known.len() < self.all.len()
     }
@@ -99,13 +99,13 @@ impl Times {
         self.all.mean()
     }
 
-    /// The time that a share `q` of the requests does not exceed; nothing of nothing.
+    /// The time that a share `q` of the requests does not exceed; `None` if there are no requests.
     pub fn quantile(&self, q: f64) -> Option<Bound> {
         if self.is_empty() {
             return None;
         }
         let nanos = self.all.value_at_quantile(q);
-        // Had all those of which a least time is known taken for ever, this is where the quantile would be.
+        // Where the quantile would be if all those with only a lower bound had taken forever.
         let share = q * self.all.len() as f64 / self.known.len() as f64 - 1e-12;
         let at_least = share > 1.0 || self.known.value_at_quantile(share) != nanos;
         Some(Bound { nanos, at_least })
@@ -126,14 +126,14 @@ impl Times {
         })
     }
 
-    /// The longest; nothing of nothing.
+    /// The longest; `None` if there are no requests.
     pub fn max(&self) -> Option<Bound> {
         let at_least = self.has_least();
         (!self.is_empty()).then(|| Bound { nanos: self.all.max(), at_least })
     }
 }
 
-/// Whether a time of a histogram that knows no unanswered requests is a least value.
+/// Whether a time from a histogram without unanswered requests is a lower bound.
 pub(crate) fn is_least(nanos: u64) -> bool {
     nanos >= MAX_NANOS
 }

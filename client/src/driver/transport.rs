@@ -1,4 +1,4 @@
-//! The bytes of a connection: as they are, or encrypted.
+//! The bytes of a connection, plain or encrypted.
 
 use std::io;
 use std::net::SocketAddr;
@@ -81,7 +81,7 @@ impl AsyncWrite for Transport {
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         if let [part] = parts {
-            // A head without a body: the system takes longer over a list of one.
+            // A head without a body: the system is slower with a list of one.
             return self.poll_write(context, part);
         }
         match self.get_mut() {

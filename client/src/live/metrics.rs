@@ -1,7 +1,6 @@
-//! The figures of a run for Prometheus, at `/metrics` of an address of the user's choice.
+//! The figures of a run for Prometheus, at `/metrics` on an address of the user's choice.
 //!
-//! A reader that hangs takes one of a few connections and no more than some seconds; the run does
-//! not notice.
+//! A reader that hangs occupies one of a few connections for some seconds; the run is unaffected.
 
 use std::convert::Infallible;
 use std::fmt::Write;
@@ -20,12 +19,12 @@ use tokio::task::JoinSet;
 
 use super::{Board, Figures};
 
-/// Readers at the same time.
+/// Limit on concurrent readers.
 const READERS: usize = 16;
-/// Time limit for a reader.
+/// Time limit for each reader.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Answers until it is dropped.
+/// A metrics server, which runs until it is dropped.
 #[derive(Debug)]
 pub struct Metrics {
     board: Board,
@@ -57,12 +56,12 @@ impl Metrics {
         Ok(Self { board, address, end: Some(end), thread: Some(thread) })
     }
 
-    /// The address that it listens on.
+    /// The address on which it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where the run writes its figures.
+    /// The board to which the run writes its figures.
     pub(crate) fn board(&self) -> Board {
         self.board.clone()
     }
@@ -72,7 +71,7 @@ impl Drop for Metrics {
     fn drop(&mut self) {
         drop(self.end.take());
         if let Some(thread) = self.thread.take() {
-            // It has nothing to say about its end.
+            // The thread returns nothing.
             let _ended = thread.join();
         }
     }
@@ -86,7 +85,7 @@ async fn answer(listener: TcpListener, board: Board) {
             readers.join_next().await;
         }
         let Ok((stream, _)) = listener.accept().await else {
-            // Out of descriptors, most likely: the next reader may be luckier.
+            // Most likely out of descriptors; the next reader may be luckier.
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
@@ -98,7 +97,7 @@ async fn answer(listener: TcpListener, board: Board) {
             });
             let mut builder = http1::Builder::new();
             builder.timer(TokioTimer::new()).keep_alive(false);
-            // What a reader did wrong is its own affair.
+            // Errors of a reader do not matter here.
             let _ended = builder.serve_connection(TokioIo::new(stream), service).await;
         }));
         while readers.try_join_next().is_some() {}
@@ -118,7 +117,7 @@ fn page(path: &str, figures: &Figures) -> Response<Full<Bytes>> {
     response
 }
 
-/// In Prometheus' text format.
+/// The figures in Prometheus' text format.
 fn text(figures: &Figures) -> String {
     let Figures { succeeded, failed, rate, p50, p95, p99 } = figures;
     let mut text = format!(

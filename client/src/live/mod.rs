@@ -1,7 +1,7 @@
 //! The progress of a run: for the line on the terminal, and for Prometheus.
 //!
-//! Counts are of all requests; latencies are of those of the last seconds that are kept one by one.
-//! The senders never wait for any of this.
+//! Counts cover all requests; latencies cover the individually kept requests of the last seconds.
+//! Senders never wait for any of this.
 
 mod metrics;
 
@@ -15,21 +15,21 @@ use tokio::time::Instant;
 use crate::driver::Progress;
 use crate::stats::{sorted, sound_quantile};
 
-/// The time that the shown latencies cover.
+/// The period that the displayed latencies cover.
 const SPAN: Duration = Duration::from_secs(10);
-/// How many latencies are kept at most.
+/// Limit on the latencies that are kept.
 const MOST: usize = 20_000;
-/// How often figures are made anew.
+/// How often the figures are recomputed.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// The figures of a moment.
+/// The figures at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Figures {
     pub(crate) succeeded: u64,
     pub(crate) failed: u64,
     /// Requests that ended in the last second.
     pub(crate) rate: f64,
-    /// Median latency of the last seconds (ms); each quantile is left out if there are too few.
+    /// Median latency of the last seconds (ms); `None`, like the others, if there are too few.
     pub(crate) p50: Option<f64>,
     pub(crate) p95: Option<f64>,
     pub(crate) p99: Option<f64>,
@@ -49,7 +49,7 @@ impl Board {
     }
 }
 
-/// Makes figures of what it sees.
+/// Computes the figures from the requests that ended.
 #[derive(Debug)]
 pub(crate) struct Live {
     board: Board,
@@ -59,12 +59,12 @@ pub(crate) struct Live {
 }
 
 impl Live {
-    /// Writes to `board`, from `now` on.
+    /// Publishes to `board`, from `now` on.
     pub(crate) fn new(board: Board, now: Instant) -> Self {
         Self { board, recent: VecDeque::new(), last: now, done: 0 }
     }
 
-    /// A request ended about now.
+    /// Records a request that ended at about `now`.
     pub(crate) fn ended(&mut self, now: Instant, latency_ms: f64) {
         if self.recent.len() == MOST {
             self.recent.pop_front();
@@ -72,7 +72,7 @@ impl Live {
         self.recent.push_back((now, latency_ms));
     }
 
-    /// Makes the figures anew if it is time, and returns them.
+    /// Recomputes the figures if they are due, and returns them.
     pub(crate) fn look(&mut self, now: Instant, progress: &Progress) -> Figures {
         let since = now.saturating_duration_since(self.last);
         if since >= EVERY {

@@ -5,13 +5,13 @@ use plot::{Axis, Chart, Point, Scale, Series, Stroke};
 use super::workers::WorkerCount;
 use crate::driver::{Moment, Run, Times};
 
-/// Numbers of workers that are shown although they do not change.
+/// Number of worker counts that are shown even if they do not change.
 const MAX_COUNTS: usize = 60;
 
-/// The file with the tail of the distribution, which is of the requests of the run's tally.
+/// File name of the tail of the distribution, which covers the requests of the run's tally.
 pub(crate) const TAIL: &str = "load-tail.svg";
 
-/// File names and charts, given the rate that was asked for and which requests the run's tally is of.
+/// File names and charts, given the requested rate and which requests the run's tally covers.
 pub(crate) fn charts(
     run: &Run,
     moments: &[Moment],
@@ -61,7 +61,7 @@ fn tail(run: &Run, asked_rate: Option<f64>, requests: &str) -> Chart {
     }
 }
 
-/// What was due, answered and lost, part by part of the run.
+/// Requests due, answered and failed, part by part of the run.
 fn rates(moments: &[Moment]) -> Chart {
     Chart {
         title: "Requests and answers".to_owned(),
@@ -116,7 +116,7 @@ fn workers(moments: &[Moment], counts: &[WorkerCount]) -> Chart {
     Chart { title: "Workers".to_owned(), subtitle: subtitle.to_owned(), x: time(), y, series }
 }
 
-/// Where the numbers change, and what is between so that no more than some hundred are left.
+/// Every change of the numbers, and of the counts between only so many that the chart stays small.
 fn thinned(counts: &[WorkerCount]) -> impl Iterator<Item = &WorkerCount> {
     let every = counts.len().div_ceil(MAX_COUNTS).max(1);
     let differ = |one: &WorkerCount, other: Option<&WorkerCount>| {
@@ -129,7 +129,7 @@ fn thinned(counts: &[WorkerCount]) -> impl Iterator<Item = &WorkerCount> {
     })
 }
 
-/// Whether a chart shows how the run went.
+/// Whether a chart shows the course of the run.
 pub(super) fn is_of_course(chart: &Chart) -> bool {
     chart.x.label == TIME
 }
@@ -141,7 +141,7 @@ pub(crate) fn course(charts: &[(&'static str, Chart)]) -> String {
     plot::stacked(&charts)
 }
 
-/// What charts of the course of a run have below them.
+/// Label of the time axis in charts of the course of a run.
 const TIME: &str = "time since the start (s)";
 
 fn time() -> Axis {

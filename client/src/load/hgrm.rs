@@ -1,6 +1,6 @@
 //! Latencies as a percentile distribution in the text form that `HdrHistogram` prints, which its
-//! plotter and wrk2's readers take: milliseconds, all requests, least values where there was no
-//! answer.
+//! plotter and wrk2's readers accept: in milliseconds, of all requests, with lower bounds where
+//! there was no answer.
 
 use std::fmt::Write;
 

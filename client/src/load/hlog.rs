@@ -1,9 +1,9 @@
-//! Latencies as an interval log, the file that `HdrHistogram`'s own tools and those that read
-//! jHiccup's logs take: a histogram for each second of the run, in milliseconds where it is shown and
-//! in nanoseconds inside.
+//! Latencies as an interval log, the file format of `HdrHistogram`'s own tools and of those that
+//! read jHiccup's logs: a histogram for each second of the run, stored in nanoseconds and shown
+//! in milliseconds.
 //!
-//! A request stands in the second in which it ended. Where not every request was kept one by one,
-//! the whole run is one interval: quantiles are right that way, and nothing is thinned out.
+//! A request counts in the second in which it ended. If not every request was kept as a sample, the
+//! whole run is one interval: quantiles are right that way, and nothing is thinned out.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -17,7 +17,7 @@ use crate::driver::{Run, Times};
 const INTERVAL: Duration = Duration::from_secs(1);
 const NANOS_PER_MILLISECOND: f64 = 1e6;
 
-/// The whole file, of a run that was started at this time.
+/// The whole file, for a run that started at this time.
 pub(super) fn text(run: &Run, started: &str) -> Result<Vec<u8>> {
     let started = humantime::parse_rfc3339(started).unwrap_or(SystemTime::UNIX_EPOCH);
     let mut text = Vec::new();

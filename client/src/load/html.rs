@@ -71,7 +71,7 @@ fn outcomes(summary: &Summary) -> Table {
     table
 }
 
-/// How it was measured, from what was run.
+/// Describes how the run was measured, from its trial.
 fn method(trial: &Trial) -> String {
     let time = |time| humantime::format_duration(time).to_string();
     let arrivals = match &trial.arrivals {

@@ -1,9 +1,9 @@
 //! `client load`: load at a given rate, and how the service copes with it.
 //!
-//! Open loop unless asked otherwise: requests leave on a schedule drawn ahead, whatever the answers
-//! do, and latency counts from the scheduled instant. A closed-loop tool waits with a stalled
-//! service and then reports one slow request where users would have seen hundreds; this one does
-//! not. Each run judges itself: see [`verdict`].
+//! Open loop by default: requests leave on a schedule drawn in advance, whatever the answers do,
+//! and latency counts from the scheduled instant. A closed-loop tool waits with a stalled service
+//! and then reports one slow request where users would have seen hundreds; this one does not. Each
+//! run judges itself: see [`verdict`].
 
 mod chart;
 mod hgrm;
@@ -186,7 +186,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(summary.exit_status()))
 }
 
-/// Everything that is made of what was measured, for people and for other programs.
+/// Writes everything that is derived from the measurements, for people and for other programs.
 fn draw(folder: &Folder, manifest: &Manifest, trial: &Trial, summary: &Summary, run: &Run) {
     let charts =
         charts(run, &summary.timeline, &summary.workers, (summary.asked_rate, "all requests"));
@@ -201,7 +201,7 @@ fn draw(folder: &Folder, manifest: &Manifest, trial: &Trial, summary: &Summary, 
     folder.keep(log.and_then(|log| folder.write("latency.hlog", &log)));
 }
 
-/// Who sends the requests.
+/// The senders of the requests.
 enum Senders {
     /// This program, to this destination.
     Here(Destination),
@@ -210,7 +210,7 @@ enum Senders {
 }
 
 impl Senders {
-    /// Those that the flags name, when it is sure that they could begin.
+    /// The senders that the flags name, once it is certain that they can start.
     fn ready(args: &Args, trial: &Trial, workload: &Workload) -> anyhow::Result<Self> {
         if args.agents.is_empty() {
             return Ok(Self::Here(args.options.destination(args.http)?));
@@ -226,7 +226,7 @@ impl Senders {
         Ok(Self::Elsewhere(Box::new(Agents::prepare(&wanted)?)))
     }
 
-    /// The trial as they run it.
+    /// The trial as the senders run it.
     fn trial(&self, trial: Trial) -> Trial {
         match self {
             Self::Here(_) => trial,

@@ -1,4 +1,4 @@
-//! What the user demands of a run: what makes it valid, and on what it fails.
+//! What the user demands of a run: what makes it valid, and what makes it fail.
 
 use serde::Serialize;
 
@@ -22,11 +22,11 @@ pub struct Rules {
     pub fail: Vec<Threshold>,
 }
 
-/// What is claimed where the user says nothing.
+/// The quantile that is claimed by default.
 const USUAL: f64 = 0.99;
 
 impl Rules {
-    /// The quantile that has to be sound, beside those of conditions.
+    /// The quantile that has to be sound, besides those of conditions.
     pub(super) fn claimed(&self) -> Option<f64> {
         self.quantile.or(self.fail.is_empty().then_some(USUAL))
     }

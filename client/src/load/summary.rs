@@ -1,4 +1,4 @@
-//! The result of a load run: what is printed and what stands in `summary.json`.
+//! The result of a load run, as printed and as written to `summary.json`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,16 +17,15 @@ use crate::experiment::Trial;
 use crate::report::{Table, bound, errors, number};
 use crate::stats::{Interval, Tried, samples_for, wilson_of_groups};
 
-/// Quantiles of a time in milliseconds; each is left out if there are too few values to say.
+/// Quantiles of a time in milliseconds; each is left out if there are too few values for it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Quantiles {
-    /// How many requests the quantiles are of.
+    /// Number of requests that the quantiles cover.
     pub count: u64,
-    /// Of these, how many are of requests that were given up: their times were at
-    /// least this.
+    /// How many of these were given up: their times are lower bounds.
     pub unanswered: u64,
-    /// Figures that are least values, for that reason or because times of more than an hour are counted
-    /// as one.
+    /// Figures that are lower bounds, for that reason or because times of more than an hour are
+    /// counted as one hour.
     pub at_least: Vec<&'static str>,
     /// Arithmetic mean.
     pub mean: Option<f64>,
@@ -64,12 +63,12 @@ impl Quantiles {
         Self::from_values(times.len(), times.unanswered(), at_least, values)
     }
 
-    /// Of a histogram in nanoseconds, of times that all ended.
+    /// From a histogram in nanoseconds of times that all ended.
     fn of_ended(histogram: &Histogram<u64>) -> Self {
         let at = |q| is_sound(histogram.len(), q).then(|| histogram.value_at_quantile(q));
         let max = (!histogram.is_empty()).then(|| histogram.max());
         let bounds = [at(0.5), at(0.9), at(0.95), at(0.99), at(0.999), max];
-        // The longest of them is part of the mean.
+        // The mean includes the longest of them, and is a lower bound if that is.
         let named = FIGURES.into_iter().zip(std::iter::once(max).chain(bounds));
         let at_least = named.filter(|(_, nanos)| nanos.is_some_and(is_least)).map(|(name, _)| name);
         let mean = max.map(|_| histogram.mean() / 1e6);
@@ -107,13 +106,13 @@ fn is_sound(count: u64, q: f64) -> bool {
 pub struct Accuracy {
     /// Answers that were compared.
     pub checked: u64,
-    /// Different requests that they answered.
+    /// Number of different requests that they answered.
     pub items: usize,
     /// Answers that were right.
     pub correct: u64,
-    /// Share that was right, with its 95 % interval.
+    /// Share that was right.
     pub share: f64,
-    /// The 95 % interval of the share, of requests like these: asking the same thing again adds nothing.
+    /// The 95 % interval of the share, for requests like these: repeating one adds nothing.
     pub interval: Interval,
 }
 
@@ -142,29 +141,29 @@ impl fmt::Display for Accuracy {
     }
 }
 
-/// What `summary.json` says that it is.
+/// The schema that `summary.json` names.
 const SCHEMA: &str = "imagefleet-load-summary";
-/// Grows whenever a figure changes its name or its meaning; new figures are no such change.
+/// Grows whenever a figure changes its name or its meaning, but not for new figures.
 const VERSION: u32 = 1;
 
 /// The result of a load run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Summary {
-    /// What this is: the file `docs/load-summary.schema.json` describes it.
+    /// Name of the schema, which is `docs/load-summary.schema.json`.
     pub schema: &'static str,
-    /// Version of the schema; it grows when a field changes its meaning or goes.
+    /// Version of the schema; it grows when a field changes its meaning or is removed.
     pub version: u32,
-    /// Requests per second that were asked for; nothing for a closed loop.
+    /// Requests per second that were asked for; `None` for a closed loop.
     pub asked_rate: Option<f64>,
     /// Requests that were due per second of the measured time.
     pub offered_rate: f64,
-    /// Of these, the ones that were answered with 2xx.
+    /// Of these, the ones that were answered as expected: with 2xx, unless told otherwise.
     pub throughput: f64,
     /// How long the measured time was (s).
     pub measured_seconds: f64,
-    /// How long it was to be (s).
+    /// How long it was planned to be (s).
     pub planned_seconds: Option<f64>,
-    /// Unanswered requests at an average instant of the measured time.
+    /// Average number of unanswered requests during the measured time.
     pub in_flight: f64,
     /// How many requests were measured.
     pub requests: u64,
@@ -176,34 +175,35 @@ pub struct Summary {
     pub unanswered: u64,
     /// From the scheduled instant to the end, of all requests (ms).
     pub latency_ms: Quantiles,
-    /// The same of requests that were answered with 2xx (ms).
+    /// The same of requests that were answered as expected (ms).
     pub succeeded_ms: Quantiles,
     /// The same of all others (ms).
     pub failed_ms: Quantiles,
-    /// From the real sending to the end, of all requests that were sent (ms).
+    /// From the actual sending to the end, of all requests that were sent (ms).
     pub service_time_ms: Quantiles,
     /// How late the generator was (ms).
     pub scheduling_error_ms: Quantiles,
-    /// The share of the measured time in which the busiest sender thread computed, if the system tells.
+    /// The share of the measured time in which the busiest sender thread was computing, if the
+    /// system reports it.
     pub sender_busy: Option<f64>,
-    /// The worker's own stages (ms), if it stated them.
+    /// The worker's own stages (ms), if it reported them.
     pub stages_ms: BTreeMap<String, Quantiles>,
     /// Successful answers by endpoint.
     pub endpoints: BTreeMap<String, u64>,
-    /// Who sent the requests, if agents did.
+    /// The agents that sent the requests, if any.
     pub generators: Vec<Generator>,
     /// Accuracy, if labels were known.
     pub accuracy: Option<Accuracy>,
     /// Ended by a signal before its time.
     pub interrupted: bool,
-    /// How it went, part by part, warm-up included.
+    /// The course of the run, part by part, warm-up included.
     pub timeline: Vec<Moment>,
     /// How many workers the balancer reported, if the rate changed and it reports them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub workers: Vec<WorkerCount>,
     /// Conditions on which the run fails.
     pub thresholds: Vec<Checked>,
-    /// Whether all this means anything.
+    /// Whether the figures mean what they say.
     pub verdict: Verdict,
 }
 
@@ -249,8 +249,8 @@ impl Summary {
         }
     }
 
-    /// The exit status of the program. A generator that fell short says nothing about a threshold;
-    /// of a service that fell short it is the threshold that the user wants to know about.
+    /// The exit status of the program. If the generator fell short, the thresholds say nothing; if
+    /// the service fell short, they are what the user wants to know about.
     pub fn exit_status(&self) -> u8 {
         let is_crossed = self.thresholds.iter().any(|checked| checked.state == State::Crossed);
         let reasons = &self.verdict.reasons;
@@ -268,7 +268,7 @@ impl Summary {
     }
 }
 
-/// Times by their quantiles.
+/// A table of times by their quantiles.
 pub(super) fn times(summary: &Summary) -> Table {
     let mut table = Table::new(&["ms", "mean", "p50", "p90", "p95", "p99", "p99.9", "max"]);
     let mut push = |name: &str, q: &Quantiles| {
@@ -287,7 +287,7 @@ pub(super) fn times(summary: &Summary) -> Table {
     table
 }
 
-/// What was sent, and what became of it.
+/// The run in one sentence: what was sent, and how it went.
 pub(super) fn sentence(summary: &Summary) -> String {
     let figure = |value| number(Some(value));
     let planned = summary
@@ -307,7 +307,7 @@ pub(super) fn sentence(summary: &Summary) -> String {
     )
 }
 
-/// Who answered how much.
+/// A table of answers by endpoint.
 pub(super) fn shares(summary: &Summary) -> Table {
     let mut table = Table::new(&["endpoint", "answers", "share"]);
     let all: u64 = summary.endpoints.values().sum();
@@ -318,7 +318,7 @@ pub(super) fn shares(summary: &Summary) -> Table {
     table
 }
 
-/// Who sent how much.
+/// A table of requests by agent.
 pub(super) fn generators(summary: &Summary) -> Table {
     let mut table = Table::new(&["agent", "requests", "clock ± ms"]);
     for Generator { address, requests, clock_error_ms, .. } in &summary.generators {

@@ -1,8 +1,9 @@
-//! Bounds that decide the exit status: `--fail 'p99>50ms'` fails a run whose 99th percentile is above
-//! 50 ms.
+//! Bounds that decide the exit status: `--fail 'p99>50ms'` fails a run whose 99th percentile is
+//! above 50 ms.
 //!
-//! A figure that has too few samples crosses nothing and holds nothing: it is unknown, and a run that
-//! was asked for it is not valid. A least value that may be beyond the bound counts as beyond.
+//! A figure with too few samples neither crosses a bound nor holds it: it is unknown, and a run
+//! that was asked for it is not valid. If only a minimum of a figure is known and the true value
+//! may be beyond the bound, it counts as beyond.
 
 use std::fmt;
 use std::str::FromStr;
@@ -25,7 +26,7 @@ pub struct Threshold {
     text: String,
 }
 
-/// What a condition is about.
+/// The figure that a condition is about.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Figure {
     /// A quantile of the latency of all requests (ms).
@@ -36,7 +37,7 @@ enum Figure {
     Max,
     /// Share of the requests that failed.
     Errors,
-    /// Answers per second.
+    /// Expected answers per second.
     Achieved,
     /// Requests per second that were due.
     Offered,
@@ -52,28 +53,28 @@ enum Relation {
     AtMost,
 }
 
-/// What became of a condition.
+/// The result of checking a condition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// It did not come true.
     Held,
-    /// It did, or may have.
+    /// It came true, or may have.
     Crossed,
     /// There are too few samples to say.
     Unknown,
 }
 
-/// A condition and what became of it.
+/// A condition and its result.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Checked {
     /// The condition as the user wrote it.
     pub expression: String,
-    /// The unit of the figure: milliseconds, a share, or a rate per second.
+    /// The figure, in milliseconds, as a share, or per second; `None` if it is not known.
     pub value: Option<f64>,
     /// The true value may be larger.
     pub at_least: bool,
-    /// What became of it.
+    /// The result of the check.
     pub state: State,
 }
 
@@ -94,7 +95,7 @@ impl fmt::Display for Checked {
 }
 
 impl Threshold {
-    /// What the figures of a run say about it.
+    /// Checks the condition against the figures of a run.
     pub fn check(&self, tally: &Tally) -> Checked {
         let found = self.figure.of(tally);
         let state = match found {
@@ -115,7 +116,7 @@ impl Threshold {
         self.quantile().map(samples_for)
     }
 
-    /// The quantile that it is about, if it is about one.
+    /// The quantile that the condition is about, if it is about one.
     pub fn quantile(&self) -> Option<f64> {
         if let Figure::Quantile(q) = self.figure { Some(q) } else { None }
     }
@@ -131,7 +132,7 @@ impl Threshold {
 }
 
 impl Figure {
-    /// Its value, and whether that is a least value.
+    /// Its value, and whether that is only a lower bound.
     fn of(self, tally: &Tally) -> Option<(f64, bool)> {
         let requests = tally.requests();
         let times = &tally.latency;
@@ -155,7 +156,7 @@ impl Figure {
         }
     }
 
-    /// A value in its unit.
+    /// Parses a value in the unit of the figure.
     fn value(self, text: &str) -> Option<f64> {
         match self {
             Self::Quantile(_) | Self::Mean | Self::Max => {
@@ -239,7 +240,7 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// 2,000 requests, one a millisecond: 1 to 100 ms in turn, one in a hundred never answered.
+    /// 2,000 requests, one per millisecond: 1 to 100 ms in turn, one in a hundred never answered.
     fn tally() -> Tally {
         let mut tally = Tally::new();
         for number in 0..2000_u32 {

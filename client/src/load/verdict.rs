@@ -1,8 +1,9 @@
 //! Whether the numbers of a run mean what they say, and if not, whose fault that is.
 //!
-//! Pure. Three things make them worthless: a service that fell short (it failed, or a queue grew, and
-//! latency then only says how long the run was), a generator that fell short (it was late or had no
-//! idle time, or lacked connections, descriptors or ports), and too few samples for what is claimed.
+//! Pure. Three things make them worthless: a service that fell short (it failed, or a queue grew,
+//! and latency then only says how long the run was), a generator that fell short (it was late or
+//! had no idle time, or lacked connections, descriptors or ports), and too few samples for what
+//! is claimed.
 
 use std::fmt;
 
@@ -17,12 +18,12 @@ use crate::report;
 use crate::sample::{Failure, Outcome};
 use crate::stats::samples_for;
 
-/// What this program takes of a latency that is told is nothing if it is no longer than this ...
+/// This program's part of a reported latency is negligible if it is no longer than this ...
 const KEPT_NANOS: u64 = 1_000_000;
 /// ... or than this share of the latency.
 const KEPT_SHARE: f64 = 0.05;
-/// The reported quantiles of latency: each has to be the service's, and not this program's. So does any
-/// other one that the user names.
+/// The reported quantiles of latency: each has to be the service's and not this program's, and so
+/// does any other that the user names.
 const TOLD: [f64; 4] = [0.5, 0.9, 0.95, 0.99];
 /// A sender thread that is busy for a larger share of the time has a queue of its own.
 const BUSY: f64 = 0.9;
@@ -90,7 +91,7 @@ pub fn judge(trial: &Trial, run: &Run, rules: &Rules) -> Verdict {
     let tally = &run.tally;
     let because = |cause| move |text| Reason { cause, text };
     let exhausted = exhausted(trial, tally);
-    // Whose queue it is that grows, the answers' times do not tell.
+    // The times of the answers do not show whose queue it is that grows.
     let behind = behind(trial, tally).filter(|_| exhausted.is_none());
     let service = failed(tally, rules).into_iter().chain(behind);
     let generator = (lost(run).chain(own(tally)).chain(late(tally, rules)))
@@ -107,14 +108,14 @@ pub fn judge(trial: &Trial, run: &Run, rules: &Rules) -> Verdict {
     Verdict { is_valid: reasons.is_empty(), reasons }
 }
 
-/// Why a run tells more of this program than of the service, where the service may fail as it likes.
+/// Why a run says more about this program than about the service, which may fail as it likes.
 pub fn fell_short(trial: &Trial, run: &Run) -> impl Iterator<Item = String> {
     let rules = Rules { quantile: None, max_errors: 1.0, fail: Vec::new() };
     let reasons = judge(trial, run, &rules).reasons.into_iter();
     reasons.filter(|reason| reason.cause == Cause::Generator).map(|reason| reason.text)
 }
 
-/// Too many failures of the service: often they are fast.
+/// Too many failures of the service; failures are often fast.
 fn failed(tally: &Tally, rules: &Rules) -> Option<String> {
     let requests = tally.requests();
     let is_theirs =
@@ -126,7 +127,7 @@ fn failed(tally: &Tally, rules: &Rules) -> Option<String> {
         .then(|| format!("{errors} of {requests} requests failed ({})", report::errors(&theirs)))
 }
 
-/// A queue grows. In a closed loop none can, and where the rate changes latency does so with it.
+/// A queue grows. In a closed loop none can, and where the rate changes, latency changes with it.
 fn behind(trial: &Trial, tally: &Tally) -> Option<String> {
     if !trial.arrivals.is_steady() {
         return None;
@@ -141,7 +142,7 @@ fn behind(trial: &Trial, tally: &Tally) -> Option<String> {
 
 const UNFINISHED: Outcome = Outcome::Failed(Failure::Unfinished);
 
-/// Agents that did not live to tell what they measured.
+/// Agents that were lost before they reported what they measured.
 fn lost(run: &Run) -> impl Iterator<Item = String> {
     run.generators.iter().filter_map(|generator| {
         let why = generator.lost.as_ref()?;
@@ -163,8 +164,8 @@ fn own(tally: &Tally) -> Option<String> {
         .then(|| format!("{count} requests were never sent ({}){advice}", report::errors(&own)))
 }
 
-/// The first of the quantiles at which this program's own part is more than `share` of the latency,
-/// and that part. A quantile that too few requests tell is not reported, and one request that was late
+/// The first of the quantiles at which this program's own part is more than `share` of the
+/// latency, and that part. A quantile of too few requests is not reported, and one late request
 /// decides nothing.
 fn own_part(tally: &Tally, rules: &Rules, part: &Histogram<u64>, share: f64) -> Option<(f64, u64)> {
     let is_told = |q: &f64| *q <= TOLD[0] || tally.requests() as f64 >= samples_for(*q);
@@ -284,12 +285,12 @@ mod tests {
         }
     }
 
-    /// 2,000 requests, one a millisecond, each changed by `change`.
+    /// 2,000 requests, one per millisecond, each changed by `change`.
     fn verdict(change: impl Fn(u32, &mut Sample)) -> Verdict {
         verdict_by(&RULES, change)
     }
 
-    /// The same by other rules.
+    /// The same with other rules.
     fn verdict_by(rules: &Rules, change: impl Fn(u32, &mut Sample)) -> Verdict {
         let mut tally = Tally::of(&trial());
         for number in 0..2000 {
@@ -359,14 +360,14 @@ mod tests {
         is_because(&verdict_by(&condition, late), Cause::Generator, text);
     }
 
-    /// The run of [`verdict`] with a busiest thread, and with latency that climbs if it is to.
+    /// The run of [`verdict`] with its busiest thread at `busy`, and climbing latency if `climbs`.
     fn verdict_of(busy: Option<f64>, climbs: bool) -> Verdict {
         let mut tally = Tally::of(&trial());
         for number in 0..2000 {
             let late = if climbs { MS * number / 2 } else { Duration::ZERO };
             tally.record(&Sample::answered(u64::from(number), MS * number, 5 * MS + late));
         }
-        // One of two threads: the other one has nothing to do.
+        // One of two threads: the other has hardly anything to do.
         for share in [busy, busy.map(|_| 0.1)] {
             let mut one = Tally::of(&trial());
             one.sender_busy = share;
@@ -468,7 +469,7 @@ mod tests {
         is_because(&verdict(growing), Cause::Service, "each second of the run added 500 ms");
     }
 
-    /// 100 requests a second of a service that answers 90, ended after 70 s of ten minutes.
+    /// 100 requests per second to a service that answers 90, ended after 70 s of ten minutes.
     #[test]
     fn a_queue_that_grows_is_seen_although_the_run_is_ended_long_before_its_time() {
         let arrivals = Arrivals::Uniform { rate: 100.0 };
@@ -512,7 +513,7 @@ mod tests {
         assert!(found.contains("--fail p99.9>1s needs 10000"), "{found}");
     }
 
-    /// Few requests of a slow service: whatever the schedule draws, each of them was answered.
+    /// Few requests to a slow service: whatever the schedule draws, each of them was answered.
     #[test]
     fn no_draw_of_few_slow_requests_makes_a_service_that_answers_all_fall_short() {
         for seed in 0..200 {

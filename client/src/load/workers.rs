@@ -1,7 +1,7 @@
-//! How many workers a balancer has while it is under load, by its own account.
+//! How many workers a balancer reports while it is under load.
 //!
-//! Only a run whose rate changes asks, twice a second and over connections of its own, and only a
-//! service that answers as a balancer does which shows its fleet.
+//! The status is polled twice per second over separate connections, but only in a run whose rate
+//! changes, and only if the service answers like a balancer that shows its fleet.
 
 use std::net::SocketAddr;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -15,7 +15,7 @@ use wire::{health, path};
 use crate::driver::Destination;
 use crate::schedule::Arrivals;
 
-/// Time between two questions.
+/// Time between two polls.
 const PERIOD: Duration = Duration::from_millis(500);
 
 /// Workers at one moment.
@@ -29,14 +29,14 @@ pub struct WorkerCount {
     pub available: u64,
 }
 
-/// What a balancer says about itself.
+/// The status that a balancer reports.
 #[derive(Debug, Deserialize)]
 struct Told {
     workers: u64,
     available: u64,
 }
 
-/// A thread that asks until it is read.
+/// A thread that polls until it is read.
 #[derive(Debug)]
 pub(super) struct Watch {
     stop: mpsc::Sender<()>,
@@ -44,7 +44,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Asks from now on, if that is of any use.
+    /// Starts polling, if that is of any use.
     pub(super) fn start(arrivals: &Arrivals, destination: &Destination) -> Option<Self> {
         let changes = matches!(arrivals, Arrivals::Staged { .. });
         let address = *destination.addresses.first()?;
@@ -57,7 +57,7 @@ impl Watch {
         Some(Self { stop, asking })
     }
 
-    /// Stops asking, and returns what was heard.
+    /// Stops polling and returns the counts.
     pub(super) fn read(self) -> Vec<WorkerCount> {
         drop(self.stop);
         self.asking.join().unwrap_or_default()

@@ -1,5 +1,5 @@
 //! What `client load` sends: pictures, flowers, the loads of other projects, bodies, recorded
-//! requests, or empty GETs; and what the user wants different in all of them.
+//! requests, or empty GETs; and the user's changes to all of them.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -107,7 +107,7 @@ impl WorkloadArgs {
             return Ok(Prepared { workload, instants: Some(recording.instants) });
         }
         let Requests { route, items, reading } = self.requests()?;
-        // Another service may answer in a form of its own, and has answered nonetheless.
+        // Another service may answer in a form of its own, which is an answer nonetheless.
         let reading = match (&self.route, reading) {
             (Some(other), Reading::Label) if *other != route => Reading::Whatever,
             (_, reading) => reading,
@@ -155,7 +155,7 @@ impl WorkloadArgs {
         Ok(requests(wire::path::SUBMIT, self.pictures(path)?, Reading::Label))
     }
 
-    /// A workload that has a name; nothing if what was named is a file or a folder.
+    /// A built-in workload, by its name; `None` if a file or a folder was named.
     fn named(&self) -> anyhow::Result<Option<Requests>> {
         let Some(name) = self.workload.as_deref().and_then(Path::to_str) else { return Ok(None) };
         let form = match name {

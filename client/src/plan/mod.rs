@@ -1,8 +1,8 @@
 //! `client plan`: how many workers a load needs, by simulation.
 //!
-//! For every policy the smallest fleet whose 99th percentile stays within the target is searched:
-//! upwards from the least that can carry the load at all, then by halving. All sizes meet the same
-//! requests, so that the answer is about the fleet and not about luck.
+//! For every policy it searches for the smallest fleet whose 99th percentile stays within the
+//! target: upwards from the smallest fleet that can carry the load at all, then by bisection. All
+//! sizes get the same requests, so that the answer depends on the fleet and not on luck.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -67,21 +67,21 @@ pub struct Args {
     pub json: bool,
 }
 
-/// How many times longer a simulation may become that is too short to say anything.
+/// How many times longer an inconclusive simulation may become.
 const GOES_ON: u64 = 8;
 
-/// What one policy needs.
+/// The fleet that one policy needs.
 #[derive(Debug, Serialize)]
 pub struct Need {
     /// Name of the policy.
     pub policy: &'static str,
-    /// The smallest fleet that keeps the target; none up to the largest that is simulated.
+    /// The smallest fleet that meets the target; `None` if no simulated size does.
     pub workers: Option<usize>,
     /// Every size that was simulated, smallest first.
     pub tried: Vec<SimulatedRun>,
 }
 
-/// Plans and says why.
+/// Computes the plan and prints it with the sizes that were tried.
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<ExitCode> {
     let service =
         Service { service: args.service.clone(), service_from: args.service_from.clone() };
@@ -110,7 +110,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<ExitCode> {
     Ok(if found { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The least fleet that carries the load at all: fully busy, with endless queues.
+/// The smallest fleet that carries the load at all, if it is fully busy and queues are unbounded.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be small")]
 fn least_workers(args: &Args, service: &ServiceTime) -> Result<usize> {
     let usage = |text: String| Err(Error::Usage(text).into());
@@ -133,7 +133,7 @@ fn least_workers(args: &Args, service: &ServiceTime) -> Result<usize> {
 }
 
 fn scenario(args: &Args, service: &ServiceTime, policy: Kind, workers: usize) -> Scenario {
-    // Queues need a while to fill: a share of the run, and more requests for more workers.
+    // Queues take a while to fill: that part is left out, and larger fleets get more requests.
     let requests = (workers as u64 * 500).clamp(500_000, 5_000_000);
     Scenario {
         policy,
@@ -151,7 +151,7 @@ fn need(args: &Args, service: &ServiceTime, policy: Kind, least: usize) -> Resul
     let mut tried: Vec<SimulatedRun> = Vec::new();
     let limit = args.p99.as_secs_f64();
     if least_p99(args, service) > limit {
-        // No fleet helps where one request alone takes longer.
+        // No fleet helps if even a lone request takes longer.
         let alone =
             simulate(&scenario(args, service, policy, least.saturating_mul(2).min(MAX_WORKERS)))?;
         return Ok(Need { policy: policy.as_str(), workers: None, tried: vec![alone] });
@@ -159,7 +159,7 @@ fn need(args: &Args, service: &ServiceTime, policy: Kind, least: usize) -> Resul
     let mut keeps = |workers: usize| -> Result<bool> {
         let scenario = scenario(args, service, policy, workers);
         let mut outcome = simulate(&scenario)?;
-        // What breaks the limit on its way to the steady state breaks it there as well.
+        // A run that exceeds the limit before its steady state exceeds it there as well.
         if outcome.p99 <= limit && outcome.is_too_short() {
             outcome = until_steady(&scenario, scenario.requests.saturating_mul(GOES_ON))?;
         }
@@ -179,8 +179,8 @@ fn need(args: &Args, service: &ServiceTime, policy: Kind, least: usize) -> Resul
     Ok(Need { policy: policy.as_str(), workers, tried })
 }
 
-/// What the 99th percentile cannot fall below, in seconds: that of the service time and the way there and
-/// back, a little less for what draws of it are off.
+/// Lower bound of the 99th percentile in seconds: that of the service time plus the network round
+/// trip, slightly reduced to allow for sampling error.
 fn least_p99(args: &Args, service: &ServiceTime) -> f64 {
     const DRAWS: usize = 100_000;
     const ABOUT: f64 = 0.985;
@@ -189,8 +189,7 @@ fn least_p99(args: &Args, service: &ServiceTime) -> f64 {
     quantile_of(&times, ABOUT).unwrap_or_default() + 2.0 * args.network.as_secs_f64()
 }
 
-/// The smallest number in `least..=most` that `keeps` accepts, supposing that it accepts all larger
-/// ones.
+/// The smallest number in `least..=most` that `keeps` accepts, if it accepts all larger ones, too.
 fn smallest(
     least: usize,
     most: usize,
@@ -239,7 +238,7 @@ fn report(
     Ok(())
 }
 
-/// The sizes around the answer; the largest ones where there is none.
+/// The sizes around the answer; the largest ones if there is none.
 fn near(need: &Need) -> &[SimulatedRun] {
     const AROUND: usize = 3;
     let center = need.workers.and_then(|n| need.tried.iter().position(|it| it.workers == n));

@@ -1,4 +1,4 @@
-//! The samples of a run that goes on, so that being killed does not lose them.
+//! The samples of a run in progress, so that killing it does not lose them.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -7,28 +7,28 @@ use anyhow::Context;
 
 use super::{Folder, JOURNAL, Row};
 
-/// The samples of a run that has not ended: written as they come, and removed when all of them have
-/// been written in order.
+/// The samples of an unfinished run: written as they arrive, and removed once all of them have been
+/// written in order.
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
-    /// Nothing after a failure to write.
+    /// `None` after a write has failed.
     writer: Option<csv::Writer<File>>,
 }
 
 impl Journal {
-    /// An empty one in `folder`.
+    /// Creates an empty journal in `folder`.
     pub fn create(folder: &Folder) -> anyhow::Result<Self> {
         let path = folder.path().join(JOURNAL);
         let file = File::create_new(&path).with_context(|| path.display().to_string())?;
         Ok(Self { path, writer: Some(csv::Writer::from_writer(file)) })
     }
 
-    /// One that begins with `rows`, in place of an earlier one.
+    /// Replaces an earlier journal with one that begins with `rows`.
     pub(crate) fn resume(folder: &Folder, rows: &[Row]) -> anyhow::Result<Self> {
         let path = folder.path().join(JOURNAL);
         let shown = || path.display().to_string();
-        // Written beside it first, so that being killed now loses nothing.
+        // Written to a new file first, so that being killed now loses nothing.
         let new = folder.path().join(format!(".{JOURNAL}.new"));
         let file = File::create(&new).with_context(shown)?;
         let mut writer = csv::Writer::from_writer(file);
@@ -38,7 +38,7 @@ impl Journal {
         Ok(Self { path, writer: Some(writer) })
     }
 
-    /// Adds what has come, and sees that it is on disk.
+    /// Appends `rows` and flushes them to the file.
     pub(crate) fn append(&mut self, rows: impl IntoIterator<Item = Row>) {
         let Some(writer) = &mut self.writer else { return };
         let mut is_new = false;
@@ -53,7 +53,7 @@ impl Journal {
         }
     }
 
-    /// The samples stand elsewhere now.
+    /// Removes the journal, once its samples are stored elsewhere.
     pub fn remove(self) -> anyhow::Result<()> {
         drop(self.writer);
         std::fs::remove_file(&self.path).with_context(|| self.path.display().to_string())

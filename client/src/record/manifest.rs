@@ -1,4 +1,4 @@
-//! What a run consisted of: enough to repeat it, and no credentials.
+//! The description of a run: enough to repeat it, and no credentials.
 
 use std::process::Command;
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::experiment::Options;
 
-/// What a run was: enough to do it again.
+/// What a run was: enough to repeat it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Manifest {
     /// The experiment's name: `rtt`, `scaling`, `load` and so on.
@@ -25,13 +25,13 @@ pub struct Manifest {
     pub cores: usize,
     /// Name and release of the operating system's kernel.
     pub kernel: Option<String>,
-    /// The slice it ran in, if any: name, CPUs of the workers, what could not be applied.
+    /// The slice it ran in, if any: name, CPUs of the workers, settings that could not be applied.
     pub slice: Option<String>,
     /// The service that was measured.
     pub target: String,
     /// Seed of every random choice.
     pub seed: u64,
-    /// Everything else that was asked for.
+    /// All other settings.
     pub settings: serde_json::Value,
 }
 
@@ -77,8 +77,8 @@ impl Manifest {
     }
 }
 
-/// A command line as others may read it: results are shared, and neither credentials should be nor
-/// where programs lie on this machine. The name of a field stays, its value does not.
+/// A command line that is safe to share with the results: without credentials and without the
+/// folder of the program. A header that may be secret keeps its name but not its value.
 fn without_secrets(mut arguments: impl Iterator<Item = String>) -> Vec<String> {
     const SECRET: [&str; 6] =
         ["authorization", "cookie", "proxy-authorization", "x-api-key", "token", "secret"];
@@ -102,7 +102,7 @@ fn without_secrets(mut arguments: impl Iterator<Item = String>) -> Vec<String> {
     program.into_iter().chain(arguments.map(shown)).collect()
 }
 
-/// The first line that a program prints; `None` if it is missing or fails.
+/// The first line that a program prints; `None` if the program is missing or fails.
 fn answer_of(program: &str, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program).args(arguments).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;

@@ -1,9 +1,9 @@
 //! Results on disk: one folder per run, with every sample, a summary, plots and a manifest.
 //!
-//! Nothing that was measured is ever overwritten, unless the user says so. While a run goes on its
-//! samples stand in a [`Journal`], so that a run that was killed has left something to read and to go
-//! on from. The [`Manifest`] holds what is needed to run the same again and to know whether two runs
-//! may be compared: settings, seed, commit, processor, kernel.
+//! Measurements are never overwritten unless the user asks for it. During a run its samples are in
+//! a [`Journal`], so that a run that was killed can still be read and resumed. The [`Manifest`]
+//! contains what is needed to repeat a run and to decide whether two runs are comparable: settings,
+//! seed, commit, processor, kernel.
 
 mod journal;
 mod manifest;
@@ -26,24 +26,24 @@ use crate::error::Error;
 use crate::experiment::Options;
 use crate::workload::generated::GENERATED;
 
-/// A folder that holds the results of one run.
+/// A folder with the results of one run.
 #[derive(Debug, Clone)]
 pub struct Folder {
     path: PathBuf,
-    /// Why something that was measured could not be written.
+    /// The first error in writing something that was measured.
     unsaved: Arc<OnceLock<String>>,
 }
 
 impl Folder {
-    /// Makes the folder that the flags name, by default `results/<experiment>-<time>`. Refuses one
-    /// with files in it, unless they are results of an earlier run that may be replaced.
+    /// Creates the folder that the flags name, by default `results/<experiment>-<time>`. Refuses a
+    /// folder that is not empty, unless it contains results of an earlier run that may be replaced.
     pub fn of(options: &Options, experiment: &str) -> anyhow::Result<Self> {
         if let (Some(path), true) = (&options.out, options.force) {
             remove_results(path).with_context(|| path.display().to_string())?;
         }
         let created = Self::create(options.out.as_deref(), experiment);
         created.map_err(|error| match error.downcast() {
-            // What is left there belongs to no results.
+            // Results were removed above, so the remaining files are something else.
             Ok(Error::ResultsExist(path)) if options.force => Error::NotOurs(path).into(),
             Ok(other) => other.into(),
             Err(other) => other,
@@ -55,7 +55,7 @@ impl Folder {
         Path::new("results").join(format!("{experiment}-{}", now_in_a_name()))
     }
 
-    /// Makes the folder, by default [`Self::fresh`]. Refuses one with files in it.
+    /// Creates the folder, by default [`Self::fresh`]. Refuses a folder that is not empty.
     pub fn create(out: Option<&Path>, experiment: &str) -> anyhow::Result<Self> {
         let path = out.map_or_else(|| Self::fresh(experiment), Path::to_owned);
         std::fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
@@ -64,12 +64,12 @@ impl Folder {
         if is_empty { Ok(Self::open(&path)) } else { Err(Error::ResultsExist(path).into()) }
     }
 
-    /// A folder inside this one.
+    /// Creates a folder inside this one.
     pub fn inside(&self, name: &str) -> anyhow::Result<Self> {
         Self::create(Some(&self.path.join(name)), name)
     }
 
-    /// A folder inside this one, without what an earlier run left there.
+    /// Creates a folder inside this one, after removing the results of an earlier run there.
     pub fn inside_anew(&self, name: &str) -> anyhow::Result<Self> {
         let path = self.path.join(name);
         if path.is_dir() {
@@ -78,14 +78,14 @@ impl Folder {
         self.inside(name)
     }
 
-    /// Removes what was made of the samples, and leaves them and the manifest.
+    /// Removes everything derived from the samples; keeps the samples and the manifest.
     pub(crate) fn remove_conclusions(&self) -> anyhow::Result<()> {
         let is_kept = |name: &str| [MANIFEST, SAMPLES, JOURNAL].contains(&name);
         remove_files(&self.path, |name| !is_kept(name))
             .with_context(|| self.path.display().to_string())
     }
 
-    /// A folder that holds results already.
+    /// A folder that already contains results.
     pub fn open(path: &Path) -> Self {
         Self { path: path.to_owned(), unsaved: Arc::default() }
     }
@@ -98,7 +98,7 @@ impl Folder {
         serde_json::from_str(&text).with_context(|| shown)
     }
 
-    /// Writes a file that is drawn from others, in place of its last drawing.
+    /// Writes a file that is derived from others, replacing its previous version.
     pub fn redraw(&self, name: &str, content: &[u8]) -> anyhow::Result<()> {
         let (path, new) = (self.path.join(name), self.path.join(format!(".{name}.new")));
         std::fs::write(&new, content)
@@ -117,23 +117,23 @@ impl Folder {
         let shown = || path.display().to_string();
         let mut file = File::create_new(&path).with_context(shown)?;
         let written = file.write_all(content).inspect_err(|_| {
-            // Half of a file would be taken for all of it. Where not even that goes, so it stands.
+            // A partial file would be taken for a complete one. If it cannot be removed, it stays.
             let _either = std::fs::remove_file(&path);
         });
         written.with_context(shown)
     }
 
-    /// Goes on if something that was measured could not be written, and remembers why: the rest may
-    /// find room, and what is printed needs none. Whether it was written.
+    /// Logs and remembers a failure to write something that was measured, so that the caller can
+    /// continue: other files may still fit on the disk. Returns whether it was written.
     pub(crate) fn keep(&self, written: anyhow::Result<()>) -> bool {
         let Err(error) = written else { return true };
         tracing::error!("not saved: {error:#}");
-        // The first one says it.
+        // The first error is kept.
         let _later = self.unsaved.set(format!("{error:#}"));
         false
     }
 
-    /// An error if something was not written, for the end of a command.
+    /// Returns an error if something was not written, for the end of a command.
     pub(crate) fn all_kept(&self) -> anyhow::Result<()> {
         match self.unsaved.get() {
             None => Ok(()),
@@ -141,14 +141,14 @@ impl Folder {
         }
     }
 
-    /// Writes `value` as readable JSON.
+    /// Writes `value` as indented JSON.
     pub fn write_json(&self, name: &str, value: &impl Serialize) -> anyhow::Result<()> {
         let mut text = serde_json::to_vec_pretty(value).context("writing JSON")?;
         text.push(b'\n');
         self.write(name, &text)
     }
 
-    /// Writes rows as CSV with a head.
+    /// Writes rows as CSV with a header row.
     pub fn write_csv(
         &self,
         name: &str,
@@ -162,7 +162,7 @@ impl Folder {
     }
 }
 
-/// What a run writes besides plots.
+/// The files that a run writes besides plots.
 const FILES: [&str; 11] = [
     MANIFEST,
     SAMPLES,
@@ -176,23 +176,24 @@ const FILES: [&str; 11] = [
     SECTION,
     "report.html",
 ];
-/// What the settings of a run stand in.
+/// The file with the settings of a run.
 pub(crate) const MANIFEST: &str = "manifest.json";
-/// Where the samples of a run stand.
+/// The file with the samples of a run.
 pub(crate) const SAMPLES: &str = "samples.csv";
-/// What an experiment says, for the report of several.
+/// The file with an experiment's section for a combined report.
 pub(crate) const SECTION: &str = "section.json";
-/// Where they stand while it goes on.
+/// The file with the samples of a run in progress.
 pub(crate) const JOURNAL: &str = "samples.part.csv";
-/// The experiments that may lie inside another one.
+/// The experiments whose results may be inside those of another one.
 pub(crate) const PARTS: [&str; 6] = ["rtt", "scaling", "accuracy", "loss", "bandwidth", "churn"];
 
-/// Whether results of that name lie inside those of an experiment: parts of it, or single trials.
+/// Whether a folder of that name is part of an experiment: one of its parts, or a single trial.
 fn is_part(name: &str) -> bool {
     PARTS.contains(&name) || name == "pilot" || name.contains("-trial=")
 }
 
-/// Removes what an earlier run left in `path`, and nothing else: without a manifest, nothing.
+/// Removes the results of an earlier run in `path`, and nothing else; does nothing
+/// without a manifest.
 fn remove_results(path: &Path) -> std::io::Result<()> {
     if !path.join(MANIFEST).is_file() {
         return Ok(());
@@ -202,16 +203,16 @@ fn remove_results(path: &Path) -> std::io::Result<()> {
         let name = part.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         if is_part(name) && part.is_dir() {
             remove_results(&part)?;
-            // What is not ours keeps its folder.
+            // The folder stays if it contains other files.
             let _kept = std::fs::remove_dir(&part);
         }
     }
-    // The manifest goes last: without it the rest would not be known for what it is.
+    // The manifest goes last: without it the rest would not be recognised as results.
     remove_files(path, |name| name != MANIFEST)?;
     std::fs::remove_file(path.join(MANIFEST))
 }
 
-/// Removes those files of results in `path` that `is_meant`.
+/// Removes the result files in `path` that `is_meant` selects.
 fn remove_files(path: &Path, is_meant: impl Fn(&str) -> bool) -> std::io::Result<()> {
     for entry in std::fs::read_dir(path)? {
         let file = entry?.path();

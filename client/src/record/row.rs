@@ -1,4 +1,4 @@
-//! A sample as a line of a table.
+//! A sample as a row of a table.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,18 +12,18 @@ use crate::report::milliseconds;
 use crate::sample::{Failure, Outcome, Sample};
 use crate::workload::Workload;
 
-/// A sample as a line of `samples.csv`. Times are microseconds from the start of the trial.
+/// A sample as a row of `samples.csv`. Instants are microseconds from the start of the trial.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// The trial of the run.
     pub trial: String,
-    /// The request of the workload, by name.
+    /// Name of the request in the workload.
     pub item: String,
     /// Whether the request belongs to the warm-up and does not count.
     pub warm_up: bool,
-    /// When it was due.
+    /// When the request was due.
     pub scheduled_us: u64,
-    /// When a sender got to it.
+    /// When a sender picked it up.
     pub dispatched_us: u64,
     /// When it was handed to a connection.
     pub sent_us: Option<u64>,
@@ -31,9 +31,9 @@ pub struct Row {
     pub first_byte_us: u64,
     /// When it ended.
     pub done_us: u64,
-    /// From when it was due to its end.
+    /// Time from when it was due to its end.
     pub latency_ms: f64,
-    /// From when it was sent to its end.
+    /// Time from when it was sent to its end.
     pub service_time_ms: Option<f64>,
     /// The status, or why there was none.
     pub outcome: String,
@@ -43,15 +43,15 @@ pub struct Row {
     pub endpoint: Option<String>,
     /// The best label of the answer.
     pub label: Option<String>,
-    /// Whether that label was the expected one.
+    /// Whether that label was as expected.
     pub correct: Option<bool>,
     /// Milliseconds in the worker without its queue, if the worker reports its times.
     pub worker_ms: Option<f64>,
     /// Milliseconds in the worker's queue.
     pub queue_ms: Option<f64>,
-    /// Milliseconds that the worker's model computed.
+    /// Milliseconds of computation by the worker's model.
     pub compute_ms: Option<f64>,
-    /// The number of the request in its trial, counted from 0.
+    /// The number of the request in its trial, counting from 0.
     #[serde(default)]
     pub index: Option<u64>,
 }
@@ -88,7 +88,7 @@ impl Row {
         self.outcome.parse().unwrap_or(Outcome::Failed(Failure::Malformed))
     }
 
-    /// The sample that this was written from, as far as the row tells; number `index` of its trial.
+    /// The sample that this row was written from, as far as it is recorded, as number `index`.
     pub(crate) fn to_sample(&self, index: u64) -> Sample {
         Sample {
             index,
@@ -110,7 +110,7 @@ impl Row {
     }
 }
 
-/// Reads every row of a file of samples. The last one of a run that was killed may be torn.
+/// Reads every row of a file of samples. The last row of a journal may be torn and is then dropped.
 pub(crate) fn read_rows(file: &Path) -> anyhow::Result<Vec<Row>> {
     let shown = file.display().to_string();
     let mut reader = csv::Reader::from_path(file).with_context(|| shown.clone())?;

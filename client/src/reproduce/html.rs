@@ -8,7 +8,7 @@ use crate::report::{Style, number};
 use crate::scaling::Capacity;
 use crate::{accuracy, rtt, scaling};
 
-/// The report of all experiments as one HTML page; `others` were run beside the three.
+/// The report of all experiments as one HTML page; `others` were run in addition to the three.
 pub(super) fn page(manifest: &Manifest, results: &Results, others: &[Section]) -> String {
     let mut page = Page::new(
         &format!("Image recognition as a service: {}", manifest.started),
@@ -36,7 +36,7 @@ pub(super) fn page(manifest: &Manifest, results: &Results, others: &[Section]) -
     page.finish()
 }
 
-/// How it was measured, from what was run.
+/// Describes how the results were measured, based on what was run.
 fn method(manifest: &Manifest, results: &Results) -> String {
     let repeats = results.rtt.lines.iter().filter_map(|line| line.rtt_ms).map(|it| it.count).min();
     let trials = results.scaling.cells.iter().map(|cell| cell.trials).max().unwrap_or(0);
@@ -96,7 +96,7 @@ fn rtt_section(page: &mut Page, findings: &rtt::Findings) {
     page.table(&rtt::table(findings, number));
 }
 
-/// What limits the speed-up where servers have nothing to themselves.
+/// What limits the speed-up if servers share processors.
 fn shared(manifest: &Manifest) -> String {
     if manifest.slice.is_some() {
         return "each server had its share of the processors to itself".to_owned();
@@ -107,7 +107,7 @@ fn shared(manifest: &Manifest) -> String {
     )
 }
 
-/// What the capacities ran into.
+/// What limited the capacities.
 fn limit(findings: &scaling::Findings, cores: usize) -> String {
     /// Processors are never busier than this for seconds on end while a task waits for disks.
     const FULL: f64 = 0.9;
@@ -222,7 +222,7 @@ fn accuracy_section(page: &mut Page, findings: &accuracy::Findings) {
     page.table(&findings.table(number));
 }
 
-/// A heading, what the original found, and what this run found.
+/// Adds a heading, what the original found, and what this run found.
 fn section(page: &mut Page, title: &str, [original, found]: &[&str; 2]) {
     page.heading(title);
     page.remark("The original found:", original);
@@ -247,7 +247,7 @@ mod tests {
         assert!(limit_of(Some(0.03), Some(0.5), &[]).contains("so the servers"));
         let unknown = "is not known";
         for found in [
-            // All of what was busy may have been the one thread that sends.
+            // The busy share may be entirely that of the single sending thread.
             limit_of(Some(0.0625), Some(1.0), &[]),
             limit_of(Some(0.0625), None, &[]),
             limit_of(None, None, &[]),

@@ -1,4 +1,4 @@
-//! `reproduce --slice`: the same command again, inside a slice that is made for it and removed.
+//! `reproduce --slice`: runs the same command inside a slice built for it, and removes the slice.
 
 use std::io::Write;
 use std::path::Path;
@@ -26,14 +26,14 @@ pub struct InSlice {
     pub own: OwnSlice,
 }
 
-/// The flags of an experiment where nothing is said.
+/// The flags of an experiment with their default values.
 fn defaults<T: clap::Args>() -> T {
     let command = T::augment_args(clap::Command::new("client"));
     let matches = command.get_matches_from(["client"]);
     T::from_arg_matches(&matches).expect("every flag has a default")
 }
 
-/// Whether an experiment has not come to its end yet; what it left half done makes room.
+/// Whether an experiment has not been completed yet; removes its partial results if so.
 fn missing(report: &Folder, part: &str) -> anyhow::Result<bool> {
     super::stop_if(signals::count() > 0)?;
     if report.path().join(part).join(SECTION).is_file() {
@@ -43,7 +43,7 @@ fn missing(report: &Folder, part: &str) -> anyhow::Result<bool> {
 }
 
 impl Args {
-    /// Whether a slice has to be built first. Inside it the same flags mean no further one.
+    /// Whether a slice has to be built first. Inside it the same flags do not build another one.
     pub(super) fn wants_slice(&self) -> bool {
         self.in_slice.slice && self.options.within_slice.is_none()
     }
@@ -58,7 +58,7 @@ impl Args {
         if !self.all {
             return slice::run_once(&run, out);
         }
-        // One folder for all of them, so its name is chosen before.
+        // All experiments share one folder, so its name is chosen in advance.
         let place = self.options.out.clone().unwrap_or_else(|| Folder::fresh("reproduce"));
         let run = RunArgs { command: self.command_with(&place), ..run };
         let code = slice::run_once(&run, out)?;

@@ -1,8 +1,7 @@
 //! `client reproduce`: the original project's three experiments in one go, and a report.
 //!
-//! Each experiment is the one of its own command, with settings for the time at hand; the report is
-//! one HTML file that needs nothing else, and says what the original found beside what this run
-//! found.
+//! Each experiment is that of its own command, with settings for the available time. The report is
+//! one self-contained HTML file that compares the findings of the original with those of this run.
 
 mod html;
 mod in_slice;
@@ -36,7 +35,7 @@ Examples:
   client reproduce --photos photos --rtt-images photos/rtt accuracy too, over your own photos
   client reproduce --full --photos photos                  about half an hour, narrow intervals";
 
-/// How much time there is.
+/// How much time is available.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Effort {
@@ -90,7 +89,7 @@ pub struct Args {
     pub options: Options,
 }
 
-/// What all experiments found.
+/// The findings of all experiments.
 #[derive(Debug, Serialize)]
 pub(crate) struct Results {
     rtt: rtt::Findings,
@@ -98,7 +97,7 @@ pub(crate) struct Results {
     accuracy: Option<accuracy::Findings>,
 }
 
-/// Runs everything and writes the report, in a slice if that is wished.
+/// Runs everything and writes the report, in a slice if requested.
 pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     if args.wants_slice() {
         return args.run_in_slice(out);
@@ -114,7 +113,7 @@ fn measure(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
     };
     let (rtt_args, scaling_args) = (rtt_args(args, effort), scaling_args(args, effort));
     let accuracy_args = accuracy_args(args);
-    // Everything that can be wrong with the flags is found before the first request.
+    // All errors in the flags are detected before the first request.
     let pictures = rtt::pictures_to_send(&rtt_args)?;
     scaling::plan(&scaling_args)?;
     let photos = accuracy_args.as_ref().map(accuracy::labelled).transpose()?;
@@ -170,7 +169,7 @@ fn measure(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The folder, and the manifest that it has now or has had: a run goes on only with its own settings.
+/// The folder and its manifest, new or existing: a run can only be resumed with its own settings.
 fn folder_of(args: &Args, settings: serde_json::Value) -> anyhow::Result<(Folder, Manifest)> {
     let manifest = Manifest::collect("reproduce", &args.options, settings);
     let Some(out) = args.options.out.as_ref().filter(|_| args.resume) else {
@@ -191,7 +190,7 @@ fn folder_of(args: &Args, settings: serde_json::Value) -> anyhow::Result<(Folder
     Ok((folder, earlier))
 }
 
-/// What a part of the run has found, if it came to its end.
+/// The findings of a part of the run, if it was completed.
 fn finished<T: DeserializeOwned>(folder: &Folder, part: &str) -> anyhow::Result<Option<T>> {
     let part = Folder::open(&folder.path().join(part));
     if !part.path().join("summary.json").is_file() {
@@ -202,7 +201,7 @@ fn finished<T: DeserializeOwned>(folder: &Folder, part: &str) -> anyhow::Result<
     has_ended.then(|| serde_json::from_value(found)).transpose().context("reading a summary")
 }
 
-/// Scaling from its beginning, or from where it was left.
+/// Measures scaling from the beginning, or from where it was interrupted.
 fn measure_scaling(
     args: scaling::Args,
     resumes: bool,
@@ -230,7 +229,7 @@ fn print(results: &Results, out: &mut dyn Write) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Draws the report of a run again.
+/// Redraws the report of a run.
 pub(crate) fn redraw(folder: &Folder) -> anyhow::Result<()> {
     let inside = |name: &str| Folder::open(&folder.path().join(name));
     let accuracy = inside("accuracy");
@@ -257,7 +256,7 @@ fn rtt_args(args: &Args, effort: Effort) -> rtt::Args {
     rtt::Args {
         images: args.rtt_images.clone(),
         repeat: match effort {
-            // Fewer say nothing about the median.
+            // Fewer are not enough for a median.
             Effort::Quick => 20,
             Effort::Normal => 50,
             Effort::Full => 100,
@@ -270,8 +269,8 @@ fn rtt_args(args: &Args, effort: Effort) -> rtt::Args {
 }
 
 fn scaling_args(args: &Args, effort: Effort) -> scaling::Args {
-    // The speed-up is what the experiment is about, so capacity gets more trials than a cell; the
-    // answers of a full server come in batches, so each is long enough for many of them.
+    // The speed-up is the point of the experiment, so capacity gets more trials than a cell. A full
+    // server answers in batches, so each trial is long enough for many of them.
     let (seconds, trials, capacity, capacity_trials) = match effort {
         Effort::Quick => (2, 2, 5, 6),
         Effort::Normal => (8, 3, 8, 6),
@@ -279,7 +278,7 @@ fn scaling_args(args: &Args, effort: Effort) -> scaling::Args {
     };
     scaling::Args {
         servers: args.servers.clone(),
-        // The original's, and where the lines turn.
+        // The original's waits; `knee` adds those around the knees of the lines.
         waits: vec![0.5, 0.1, 0.01],
         knee: true,
         image: None,

@@ -1,8 +1,8 @@
 //! `client rtt`: how long one request takes, by the size of its picture.
 //!
-//! One request at a time, so nothing waits for anything but the service. The pictures take turns,
-//! round by round: a slow minute of the machine then hits all sizes alike instead of one. A picture
-//! with metadata has a twin without, since some 20 kB of camera metadata hide what pixels cost.
+//! One request at a time, so requests wait only for the service. The pictures alternate, round by
+//! round, so that a slow minute of the machine affects all sizes alike. A picture with metadata is
+//! also sent without, since some 20 kB of camera metadata would hide the cost of its pixels.
 
 use std::fmt;
 use std::io::Write;
@@ -61,12 +61,12 @@ pub struct Args {
     pub options: Options,
 }
 
-/// What was found for one picture.
+/// Results for one picture.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PictureTimes {
     /// The picture's file name.
     pub image: String,
-    /// Sent without its metadata.
+    /// Whether it was sent without its metadata.
     pub stripped: bool,
     /// Width in pixels.
     pub width: u32,
@@ -74,22 +74,22 @@ pub struct PictureTimes {
     pub height: u32,
     /// Size of the file.
     pub bytes: usize,
-    /// Round-trip times in milliseconds; nothing if no request succeeded.
+    /// Round-trip times in milliseconds; `None` if no request succeeded.
     pub rtt_ms: Option<Distribution>,
-    /// 95 % interval of the median; nothing if there are too few values for one.
+    /// 95 % interval of the median; `None` if there are too few values.
     pub p50_interval: Option<Interval>,
     /// Requests that failed, by class.
     pub errors: String,
 }
 
-/// The straight line through the medians of all pictures, against the bytes of their files.
+/// The straight line through the medians of all pictures, as a function of file size.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Growth {
     /// Milliseconds for an empty file, by the fitted line.
     pub base_ms: f64,
-    /// Milliseconds more for each 100 kB.
+    /// Additional milliseconds per 100 kB.
     pub per_100_kb_ms: f64,
-    /// Its 95 % interval.
+    /// 95 % interval of the slope.
     pub interval: Interval,
 }
 
@@ -119,20 +119,20 @@ impl fmt::Display for Growth {
 pub struct Findings {
     /// One line per picture, smallest first.
     pub lines: Vec<PictureTimes>,
-    /// How the time grows with the size of the file; nothing for files of one size, or if there are too
-    /// few values for the medians of two.
+    /// How the time grows with the file size; `None` if all files have the same size, or if fewer
+    /// than two pictures have enough values for a median.
     #[serde(default)]
     pub growth: Option<Growth>,
-    /// Answers per second, one request after another.
+    /// Answers per second, with requests in sequence.
     pub throughput: f64,
-    /// Why the times tell more of this client than of the service; none is as it should be.
+    /// Reasons why the times reflect this client more than the service; normally empty.
     #[serde(default)]
     pub generator: Vec<String>,
-    /// Whether Ctrl-C ended it before all pictures were measured.
+    /// Whether Ctrl-C ended the run before all pictures were measured.
     pub interrupted: bool,
 }
 
-/// Measures, writes the results folder, prints the summary.
+/// Measures, writes the results folder and prints the summary.
 pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
     let pictures = pictures_to_send(args)?;
     let destination = args.options.destination(Protocol::Http1)?;
@@ -159,7 +159,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
     folder.all_kept()
 }
 
-/// A picture and whether it is the twin without metadata.
+/// A picture, and whether it is the copy without metadata.
 pub(crate) type Sent = (Picture, bool);
 
 pub(crate) fn pictures_to_send(args: &Args) -> anyhow::Result<Vec<Sent>> {
@@ -232,7 +232,7 @@ fn measured_of(item: usize, samples: &[Sample]) -> impl Iterator<Item = &Sample>
     samples.iter().filter(move |sample| sample.item == item && sample.is_measured())
 }
 
-/// Milliseconds of the requests for one picture that succeeded.
+/// Service times in milliseconds of the successful requests for one picture.
 fn times_of(item: usize, samples: &[Sample]) -> Vec<f64> {
     measured_of(item, samples)
         .filter(|sample| sample.outcome.is_success())

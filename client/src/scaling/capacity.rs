@@ -1,9 +1,9 @@
-//! How much a number of servers can answer, and how that grows with the servers.
+//! The capacity of a number of servers in answers per second, and how it scales.
 //!
-//! A full server answers a whole batch at once. Counting the answers of some seconds then depends on
-//! whether one batch more fell into them, and the last answers of a closed loop come from servers
-//! that run dry one by one. So a trial's rate is the slope of the line through its count of answers
-//! over time, while users were still sending.
+//! A fully loaded server answers a whole batch at once. A plain count over a few seconds then
+//! depends on whether it happens to include one more batch, and the last answers of a closed loop
+//! come from servers that run dry one by one. A trial's rate is therefore the slope of a line
+//! fitted to its count of answers over time, while users were still sending.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,34 +16,35 @@ use crate::stats::{Interval, Line, interval_of_ratio, mean};
 /// Answers per second in each trial, by number of servers.
 pub type Throughputs = BTreeMap<u32, Vec<f64>>;
 
-/// The most that a number of servers answers.
+/// The capacity of a number of servers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Capacity {
     /// Endpoints that took part.
     pub servers: u32,
     /// Answers per second, mean of the trials.
     pub throughput: f64,
-    /// As a multiple of the smallest number of servers.
+    /// Throughput as a multiple of that of the smallest number of servers.
     pub speed_up: f64,
-    /// 95 % interval of the speed-up; nothing for one trial.
+    /// 95 % interval of the speed-up; `None` for a single trial, and for the smallest number of
+    /// servers.
     pub speed_up_interval: Option<Interval>,
-    /// What the speed-up would be if servers cost nothing to coordinate; nothing where they share
-    /// processors, since then it is not to be expected.
+    /// The speed-up if coordinating servers cost nothing; `None` where they share processors, since
+    /// it cannot be expected there.
     pub ideal: Option<f64>,
-    /// The share of this machine's processors that was busy meanwhile, if it is known.
+    /// Share of this machine's processors that was busy during the trials, if known.
     #[serde(default)]
     pub machine_busy: Option<f64>,
-    /// The share of the time that the sender thread of this client was busy, at most, if it is known.
+    /// Share of the time that this client's sender thread was busy, at most, if known.
     #[serde(default)]
     pub sender_busy: Option<f64>,
-    /// Why a trial tells more of this client than of the servers, trial by trial.
+    /// Why a trial says more about this client than about the servers, per trial.
     #[serde(default)]
     pub generator: Vec<String>,
 }
 
 impl Capacity {
-    /// One line for each number of servers that answered anything, given the throughput of its trials
-    /// and whether each server has processors, or a share of them, to itself.
+    /// One line per number of servers that answered anything, from the throughput of its trials.
+    /// `is_apart` tells whether each server has processors, or a share of them, to itself.
     pub fn all(trials: &Throughputs, is_apart: bool) -> Vec<Self> {
         let measured = || trials.iter().filter(|(_, t)| mean(t).is_some_and(|mean| mean > 0.0));
         let Some((least, base)) = measured().next() else { return Vec::new() };
@@ -74,10 +75,10 @@ pub(super) fn rate(run: &Run) -> f64 {
         .filter(|done| (window.start..=window.end).contains(done))
         .collect();
     answers.sort_unstable();
-    // Samples are only a part of a long trial: each stands for so many of those that were counted.
+    // Only some requests of a long trial are kept as samples: scale up to those that were counted.
     let kept = answered().filter(|sample| sample.is_measured()).count();
     let each = if kept == 0 { 1.0 } else { run.tally.successes() as f64 / kept as f64 };
-    // Of too few, or of some that came together, no line tells: what was counted is all there is.
+    // Too few answers, or answers that came together, define no line: fall back to the plain count.
     // Two batches of a steady service are at least a third of the window apart.
     let apart =
         answers.last().zip(answers.first()).map(|(last, first)| last.saturating_sub(*first));
@@ -85,7 +86,7 @@ pub(super) fn rate(run: &Run) -> f64 {
     slope.map_or_else(|| run.tally.throughput(), |slope| slope * each)
 }
 
-/// How fast the count grows; nothing unless there are two instants.
+/// How fast the count grows; `None` unless there are two distinct instants.
 fn slope(answers: &[Duration]) -> Option<f64> {
     let counted = answers.iter().zip(0_u32..).map(|(at, n)| (at.as_secs_f64(), f64::from(n)));
     Line::through(&counted.collect::<Vec<_>>()).map(|line| line.slope)
@@ -145,13 +146,13 @@ mod tests {
         assert!((thinned / whole - 1.0).abs() < 0.01, "{thinned} of {whole}");
     }
 
-    /// One of 1,000 requests a second, answered after 5 ms; those of the first second do not count.
+    /// One of 1,000 requests per second, answered after 5 ms. The first second does not count.
     fn sample(index: u64) -> Sample {
         let (scheduled, latency) = (Duration::from_millis(index), Duration::from_millis(5));
         Sample { warm_up: index < 1000, ..Sample::answered(index, scheduled, latency) }
     }
 
-    /// A client that was held up reads what came meanwhile within some microseconds.
+    /// A client that was held up reads everything that arrived meanwhile within a few microseconds.
     #[test]
     fn answers_that_came_together_are_no_rate_of_their_own() {
         for together in 2..50 {

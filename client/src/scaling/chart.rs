@@ -1,4 +1,4 @@
-//! The grid as charts: latency and throughput against the rate, a line for each number of servers.
+//! The grid as charts: latency and throughput against the rate, one line per number of servers.
 
 use plot::{Axis, Chart, Point, Scale, Series, Stroke};
 
@@ -33,7 +33,7 @@ fn knee(findings: &Findings) -> Chart {
     }
 }
 
-/// Capacity as a multiple of the smallest number of servers, beside the ideal.
+/// Capacity relative to that of the smallest number of servers, beside the ideal.
 fn speed_up(findings: &Findings) -> Chart {
     let measured = |line: &Capacity| {
         let bar = line.speed_up_interval.map(|interval| (interval.low, interval.high));
@@ -70,7 +70,7 @@ fn latency(findings: &Findings) -> Chart {
     }
 }
 
-/// What was answered of what was asked, beside the line of a service that answers all of it.
+/// Achieved against offered rate, beside the line of a service that answers everything.
 fn throughput(findings: &Findings) -> Chart {
     let point = |cell: &Cell| {
         let bar = cell.throughput_interval.map(|interval| (interval.low, interval.high));

@@ -1,8 +1,8 @@
-//! What a grid of trials says: one line per cell, with intervals that honour the trials.
+//! The results of a grid of trials: one line per cell, with intervals that account for the trials.
 //!
-//! Requests of one trial are not independent (a queue remembers), so with several trials each gives
-//! one value, and the interval is Student's over these. With one trial its time is cut into long
-//! batches, and the interval says how noisy that time was, not how the next trial would end.
+//! Requests of one trial are not independent (a queue has memory), so with several trials each
+//! contributes one value, and the interval is Student's over these. A single trial is cut into long
+//! batches, and its interval shows how noisy that trial was, not how the next one would turn out.
 
 use std::collections::BTreeMap;
 
@@ -16,37 +16,37 @@ use crate::stats::{
     sound_quantile,
 };
 
-/// What was found for one number of servers at one rate.
+/// The results for one number of servers at one rate.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Cell {
     /// Endpoints that took part.
     pub servers: u32,
-    /// Mean wait between requests in seconds.
+    /// Mean wait between requests, in seconds.
     pub wait: f64,
-    /// Requests per second that were asked for.
+    /// Offered requests per second.
     pub offered_rate: f64,
     /// Answers per second, mean of the trials.
     pub throughput: Option<f64>,
-    /// Its 95 % interval; nothing for one trial.
+    /// 95 % interval of the throughput; `None` for a single trial.
     pub throughput_interval: Option<Interval>,
-    /// Latencies in milliseconds of all requests of all trials, however they ended; nothing if no
+    /// Latencies in milliseconds of all requests of all trials, however they ended; `None` if no
     /// request succeeded.
     pub latency_ms: Option<Distribution>,
     /// 95 % interval of the mean latency.
     pub mean_interval: Option<Interval>,
     /// 95 % interval of the 95 % quantile.
     pub p95_interval: Option<Interval>,
-    /// How many trials the figures are of.
+    /// Number of trials behind the figures.
     pub trials: usize,
     /// Requests that failed, by class.
     pub errors: String,
-    /// Why a trial tells more of this client than of the servers, trial by trial.
+    /// Why a trial says more about this client than about the servers, per trial.
     #[serde(default)]
     pub generator: Vec<String>,
 }
 
 impl Cell {
-    /// Condenses the trials of a cell.
+    /// Summarises the trials of a cell.
     pub fn new(servers: u32, wait: f64, runs: &[&Run]) -> Self {
         let by_trial: Vec<Vec<f64>> = runs.iter().map(|run| latencies(run)).collect();
         let p95 = |these: &[f64]| sound_quantile(&sorted(these), 0.95);
@@ -73,12 +73,13 @@ impl Cell {
     }
 }
 
-/// What of the interval of a time or a rate is possible.
+/// The possible part of an interval of a time or a rate, neither of which can be negative.
 fn not_negative(interval: Interval) -> Interval {
     interval.within(0.0, f64::INFINITY)
 }
 
-/// The 95 % interval of `statistic`, which is a time: over trials if there are several, else over parts of the one.
+/// The 95 % interval of `statistic`, which is a time: over trials if there are several, otherwise
+/// over parts of the only one.
 fn interval(by_trial: &[Vec<f64>], statistic: impl Fn(&[f64]) -> Option<f64>) -> Option<Interval> {
     let interval = match by_trial {
         [one] => Estimate::of(one, statistic)?.interval(),
@@ -94,7 +95,7 @@ fn latencies(run: &Run) -> Vec<f64> {
     times(run).map(|time| time.value).collect()
 }
 
-/// How long requests took (ms), or for how long they were waited for.
+/// How long requests took (ms), or how long this client waited for those without an answer.
 fn times(run: &Run) -> impl Iterator<Item = Time> {
     run.samples.iter().filter(|sample| sample.is_measured()).map(|sample| Time {
         value: milliseconds(sample.latency()),
@@ -102,7 +103,7 @@ fn times(run: &Run) -> impl Iterator<Item = Time> {
     })
 }
 
-/// The latencies of the table.
+/// The latency columns of the table.
 const FIGURES: [(&str, Pick); 4] = [
     ("mean", |latency| Some(latency.mean)),
     ("p50", |latency| latency.p50),
@@ -110,19 +111,19 @@ const FIGURES: [(&str, Pick); 4] = [
     ("p99", |latency| latency.p99),
 ];
 
-/// What the servers can do, and latency under each load.
+/// The capacity of the servers, and latency under each load.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Findings {
     /// One line per cell: by wait, then by servers.
     pub cells: Vec<Cell>,
-    /// One line for each number of servers, if capacity was measured.
+    /// One line per number of servers, if capacity was measured.
     pub capacities: Vec<Capacity>,
-    /// Whether Ctrl-C ended it before all trials were made.
+    /// Whether Ctrl-C ended the run before all trials were done.
     pub interrupted: bool,
 }
 
 impl Findings {
-    /// The capacities as a table, numbers written by `format`.
+    /// The capacities as a table, with numbers written by `format`.
     pub fn capacity_table(&self, format: fn(Option<f64>) -> String) -> Table {
         let mut table = Table::new(&[
             "servers",

@@ -1,7 +1,7 @@
-//! Rates at which latency turns up: shares of what the servers can do, which a short run tells.
+//! Rates at which latency turns up: shares of the servers' capacity, which a short run estimates.
 //!
-//! A grid of rates that are far below what the servers can do shows the same latency everywhere, and
-//! one far above shows how long the trials were.
+//! A grid of rates far below the servers' capacity shows the same latency everywhere, and one far
+//! above it only shows how long the trials were.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,16 +12,16 @@ use crate::driver::Destination;
 use crate::progress;
 use crate::workload::pictures::Picture;
 
-/// Of what the fewest servers can do ...
+/// Shares of the capacity of the fewest servers ...
 const OF_FEWEST: [f64; 2] = [0.5, 0.9];
-/// ... and of what the most can do: more than that as well, so that the last line turns up too.
+/// ... and of the most servers: one of them above 1, so that the last line turns up too.
 const OF_MOST: [f64; 3] = [0.5, 0.8, 1.1];
-/// Rates that are closer to another one are left out.
+/// Rates within this factor of another one are left out.
 const APART: f64 = 1.12;
 /// Long enough for a guess.
 const GUESS: Duration = Duration::from_secs(1);
 
-/// The waits of `args`, and those around the knees of the lines; nothing if the user ended it.
+/// The waits of `args`, and those around the knees of the lines; `None` if the user ended the run.
 pub(super) fn waits(
     args: &Args,
     picture: &Picture,
@@ -46,12 +46,12 @@ pub(super) fn waits(
     let mut waits = args.waits.clone();
     add(&mut waits, fewest, &OF_FEWEST);
     add(&mut waits, most, &OF_MOST);
-    // Slow first, as in tables.
+    // Slow rates first, as in the tables.
     waits.sort_by(|one, other| other.total_cmp(one));
     Ok(Some(waits))
 }
 
-/// Adds the waits at shares of `rate` that are not there yet.
+/// Adds the waits at `shares` of `rate`, except those close to an existing one.
 fn add(waits: &mut Vec<f64>, rate: f64, shares: &[f64]) {
     for share in shares {
         let Some(wait) = rounded(1.0 / (rate * share)) else { continue };
@@ -62,7 +62,7 @@ fn add(waits: &mut Vec<f64>, rate: f64, shares: &[f64]) {
     }
 }
 
-/// With two digits, as a person would choose it; nothing for no rate.
+/// Rounded to two digits, as a person would choose it; `None` if there is no rate.
 fn rounded(wait: f64) -> Option<f64> {
     if !wait.is_finite() || wait <= 0.0 {
         return None;
@@ -79,7 +79,7 @@ mod tests {
         let mut waits = vec![0.5, 0.1, 0.01];
         add(&mut waits, 100.0, &OF_FEWEST);
         add(&mut waits, 400.0, &OF_MOST);
-        // 90/s is as good as the 0.01 that is there.
+        // 90/s is close enough to the existing wait of 0.01 s.
         assert_eq!(waits, [0.5, 0.1, 0.01, 0.02, 0.005, 0.0031, 0.0023]);
     }
 

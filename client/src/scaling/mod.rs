@@ -1,9 +1,9 @@
 //! `client scaling`: latency and throughput over a grid of servers and arrival rates.
 //!
-//! Requests come from an open loop: their times are drawn ahead, from the seed, and a slow answer
-//! delays none of them. Latency counts from the drawn time. Every trial of the same number uses the
-//! same draw for all numbers of servers, so columns compare; the cells of the grid run in shuffled
-//! order, so that a machine that slows down does not look like a trend.
+//! Requests come from an open loop: their times are drawn in advance from the seed, and a slow
+//! answer delays none of them. Latency is measured from the drawn time. Trials of the same number
+//! use the same draw for all numbers of servers, so that columns are comparable. The cells of the
+//! grid run in shuffled order, so that a machine that slows down does not look like a trend.
 
 mod capacity;
 mod chart;
@@ -86,8 +86,8 @@ pub struct Args {
     #[arg(long, env = "CLIENT_TRIALS", default_value_t = 1, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..))]
     pub trials: u32,
-    /// Also measure the capacity of each number of servers: so long with more users than it can
-    /// serve at once. 0s skips it.
+    /// Also measure the capacity of each number of servers, for this long, with more users than it
+    /// can serve at once. 0s skips it.
     #[arg(long, env = "CLIENT_CAPACITY", default_value = "3s", value_name = "TIME",
           value_parser = humantime::parse_duration)]
     pub capacity: Duration,
@@ -109,20 +109,20 @@ pub struct Args {
     pub options: Options,
 }
 
-/// Requests that warm each cell up, one after another, as in the original.
+/// Sequential requests that warm up each cell, as in the original.
 const WARM_UP: u64 = 10;
-/// After a round with failures the next one takes this much time a request: 4 s in all.
+/// After a round with failures, the next one pauses this long per request: 4 s in all.
 const PAUSE: Duration = Duration::from_millis(50);
 const WARM_UP_ROUNDS: u32 = 9;
 
-/// With fewer, an even chance would too often leave one of several servers without any.
+/// With fewer, picking servers at random would too often leave one of them without users.
 const USERS_PER_SERVER: usize = 32;
 
 /// One trial of one cell.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Planned {
     servers: u32,
-    /// Mean wait; none to find the capacity.
+    /// Mean wait; `None` for a trial of the capacity.
     wait: Option<f64>,
     number: u32,
 }
@@ -166,7 +166,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
 /// Every trial of every cell, in shuffled order.
 pub(crate) fn plan(args: &Args) -> Result<Vec<Planned>, Error> {
     for wait in &args.waits {
-        // Said in terms of the flag, not of the rate that it becomes.
+        // Reports errors in terms of the flag, not of the rate that it becomes.
         Arrivals::SeedCompat { mean_wait: *wait }.schedule(args.options.seed)?;
         arrivals(args, *wait).schedule(args.options.seed)?;
     }
@@ -186,7 +186,7 @@ pub(crate) fn plan(args: &Args) -> Result<Vec<Planned>, Error> {
     Ok(plan)
 }
 
-/// How many trials find the capacity of each number of servers.
+/// Number of trials that measure the capacity of each number of servers.
 fn capacity_trials(args: &Args) -> u32 {
     if args.capacity.is_zero() { 0 } else { args.capacity_trials.unwrap_or(args.trials) }
 }
@@ -204,15 +204,15 @@ fn trial(args: &Args, planned: &Planned) -> Trial {
     let mut trial = Trial::new(&args.options, arrivals(args, wait));
     trial.seed = args.options.seed.wrapping_add(u64::from(planned.number));
     trial.duration = (!args.original).then_some(args.duration);
-    // A limit that the trial's time keeps it from ever reaching is none, and the trial is then
-    // measured over all of its time.
+    // A limit that the trial cannot reach in its time is dropped, so that the trial is measured
+    // over all of its time.
     let expected = trial.duration.map_or(f64::INFINITY, |time| time.as_secs_f64() / wait);
     trial.requests = (expected * 2.0 > args.requests as f64).then_some(args.requests);
     trial
 }
 
-/// A closed loop with users enough to leave no server idle for long, even if each picks its server
-/// at random.
+/// A closed loop with enough users to leave no server idle for long, even with each picking a
+/// server at random.
 fn capacity_trial(args: &Args, servers: u32) -> Trial {
     let users = USERS_PER_SERVER.saturating_mul(servers as usize);
     let closed = Arrivals::Closed { users, think: Duration::ZERO };
@@ -261,7 +261,7 @@ pub(crate) fn measure(
     Ok(findings)
 }
 
-/// What has to be the same where a run goes on.
+/// The settings that must match for a run to be continued.
 fn settings(args: &Args, picture: &Picture) -> serde_json::Value {
     serde_json::json!({
         "servers": args.servers, "waits": args.waits, "trials": args.trials,
@@ -273,10 +273,10 @@ fn settings(args: &Args, picture: &Picture) -> serde_json::Value {
     })
 }
 
-/// Samples of trials that were run before, by the name of the trial.
+/// Samples of the trials of an earlier run, by name of the trial.
 type Trials = BTreeMap<String, Vec<Row>>;
 
-/// What came of a plan.
+/// The outcome of a plan.
 #[derive(Default)]
 struct Ran {
     runs: Vec<Measured>,
@@ -315,7 +315,7 @@ fn run_all(
         let busy = ProcessorTime::busy_since(before);
         ran.rows.extend(observed.run.samples.iter().map(|s| Row::new(&name, s, &workload)));
         ran.interrupted = observed.interrupted;
-        // One that was ended before it began says nothing about its cell.
+        // A trial interrupted before it measured anything says nothing about its cell.
         if !observed.interrupted || observed.run.tally.requests() > 0 {
             ran.runs.push(Measured::new(*planned, &trial, observed.run, busy));
         }
@@ -330,28 +330,29 @@ fn run_all(
 struct Measured {
     planned: Planned,
     run: Run,
-    /// How busy this machine's processors were meanwhile.
+    /// How busy this machine's processors were during the trial.
     busy: Option<Busy>,
-    /// Why it tells more of this client than of the servers.
+    /// Why it says more about this client than about the servers.
     generator: Vec<String>,
 }
 
 impl Measured {
     fn new(planned: Planned, trial: &Trial, run: Run, busy: Option<Busy>) -> Self {
-        // That servers fail or do not keep up is what is looked for.
+        // Servers that fail or fall behind do not count: finding them is the purpose.
         let generator = verdict::fell_short(trial, &run)
             .map(|reason| format!("trial {}: {reason}", planned.number));
         Self { generator: generator.collect(), planned, run, busy }
     }
 
-    /// The share of a processor that the sender thread used: at most all that was used, if it did not say.
+    /// The share of a processor that the sender thread used. If it reported none, an upper bound:
+    /// all that was busy on this machine.
     fn sender_busy(&self) -> Option<f64> {
         let all = self.busy.map(|busy| busy.processors.min(1.0));
         self.run.tally.sender_busy.or(all)
     }
 }
 
-/// All reasons of some trials.
+/// The reasons of all these trials.
 fn generator<'a>(trials: impl IntoIterator<Item = &'a Measured>) -> Vec<String> {
     trials.into_iter().flat_map(|trial| trial.generator.iter().cloned()).collect()
 }
@@ -391,9 +392,9 @@ fn findings(args: &Args, runs: &[Measured], interrupted: bool) -> Findings {
     Findings { cells, capacities, interrupted }
 }
 
-/// A few requests one after another, recorded nowhere; again while some fail, since the trial before
-/// may have asked for more than the service can do, and what it shed is not this trial's doing. True
-/// if the user ended it.
+/// Sends a few sequential requests without recording them, and repeats them while some fail: the
+/// previous trial may have overloaded the service, and that must not count against this one.
+/// Returns true if the user ended the run.
 fn warm_up(
     args: &Args,
     destination: &Destination,

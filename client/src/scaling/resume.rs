@@ -1,5 +1,5 @@
-//! Continuing a run that was killed or ended early. Finished trials count as they are; the one that
-//! was interrupted is repeated from its beginning, with the same schedule.
+//! Continues a run that was killed or ended early. Finished trials count as they are; the
+//! interrupted one is repeated from its beginning, with the same schedule.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,17 +14,17 @@ use crate::record::{Folder, JOURNAL, Journal, MANIFEST, Manifest, Row, SAMPLES, 
 use crate::sample::Sample;
 use crate::workload::pictures::Picture;
 
-/// What an earlier run left.
+/// What an earlier run left behind.
 pub(super) struct Left {
     /// Its waits; those around the knee are found only once.
     pub(super) waits: Vec<f64>,
-    /// The samples of the trials that were finished, by the name of the trial.
+    /// The samples of the finished trials, by name of the trial.
     pub(super) trials: BTreeMap<String, Vec<Row>>,
-    /// Where they stand again.
+    /// The journal, to which these samples were written again.
     pub(super) journal: Journal,
 }
 
-/// Takes over what is in `folder`, if it is of a run with the settings of `args`.
+/// Takes over the run in `folder`, if it has the settings of `args`.
 pub(super) fn take(args: &Args, picture: &Picture, folder: &Folder) -> anyhow::Result<Left> {
     let path = folder.path();
     let refuse = |text: &str| Error::Usage(format!("--resume: {} {text}", path.display()));
@@ -54,13 +54,13 @@ pub(super) fn take(args: &Args, picture: &Picture, folder: &Folder) -> anyhow::R
     Ok(Left { waits, trials, journal })
 }
 
-/// The rows of a file; none where a run was killed before its first answer.
+/// The rows of a file; empty if the run was killed before its first answer.
 fn rows(file: &Path) -> anyhow::Result<Vec<Row>> {
     if file.is_file() { read_rows(file) } else { Ok(Vec::new()) }
 }
 
-/// All trials but the last one begun, which may be incomplete, and those with more requests than
-/// samples: their figures cannot be counted again.
+/// All trials except the last one begun, which may be incomplete, and those with more requests than
+/// samples, whose figures cannot be recomputed.
 fn finished(rows: Vec<Row>) -> BTreeMap<String, Vec<Row>> {
     let last = rows.last().map(|row| row.trial.clone());
     let mut trials: BTreeMap<String, Vec<Row>> = BTreeMap::new();
@@ -76,7 +76,7 @@ fn finished(rows: Vec<Row>) -> BTreeMap<String, Vec<Row>> {
     trials
 }
 
-/// The run that left these rows.
+/// Reconstructs the run that left these rows.
 pub(super) fn run(trial: &Trial, rows: &[Row]) -> anyhow::Result<Run> {
     let end = planned_end(trial)?;
     let mut tally = Tally::of(trial);

@@ -14,12 +14,12 @@ struct Flags {
     args: Args,
 }
 
-/// The flags, with those in `given`.
+/// The default flags, overridden by those in `given`.
 fn args(given: &[&str]) -> Args {
     Flags::parse_from([&["scaling"][..], given].concat()).args
 }
 
-/// The requests of a closed loop that left so long after they were due.
+/// The requests of a closed loop, sent `late` after they were due.
 fn rows(late: Duration) -> Vec<Row> {
     let head = "trial,item,warm_up,scheduled_us,dispatched_us,sent_us,first_byte_us,done_us,latency_ms,service_time_ms,outcome,bytes,endpoint,label,correct,worker_ms,queue_ms,compute_ms";
     let late = late.as_micros();

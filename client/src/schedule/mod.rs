@@ -1,8 +1,8 @@
-//! When requests are due: gaps between arrivals, drawn from a seed and nothing else.
+//! When requests are due: gaps between arrivals, determined by a seed alone.
 //!
-//! A schedule never looks at a clock and never learns how the service is doing; that is what makes
-//! an open loop open. The same arrivals and seed give the same gaps, bit for bit, on any machine:
-//! the generator is `ChaCha12`, whose stream is specified.
+//! A schedule never reads a clock and does not depend on how the service is doing, which is what
+//! makes an open loop open. The same arrivals and seed give the same gaps, bit for bit, on any
+//! machine: the generator is `ChaCha12`, whose stream is specified.
 
 mod stages;
 
@@ -23,7 +23,7 @@ use crate::error::Error;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Arrivals {
-    /// Exponential gaps: independent users, the process of queueing theory.
+    /// Exponential gaps: independent users, the standard process of queueing theory.
     Poisson {
         /// Mean arrivals per second.
         rate: f64,
@@ -33,7 +33,7 @@ pub enum Arrivals {
         /// Arrivals per second.
         rate: f64,
     },
-    /// Whole seconds drawn from a Poisson distribution, as the original experiment did: for small
+    /// Whole seconds drawn from a Poisson distribution, as in the original experiment: for small
     /// means nearly every gap is zero and requests come in bursts.
     SeedCompat {
         /// Mean gap in seconds.
@@ -43,16 +43,16 @@ pub enum Arrivals {
     Staged {
         /// How it changes.
         stages: Stages,
-        /// Equal gaps at an unchanging rate, instead of independent users.
+        /// Whether gaps are equal while the rate is constant, instead of independent users.
         is_uniform: bool,
     },
-    /// Instants that were recorded.
+    /// Recorded instants.
     Recorded {
         /// When each request is due, in order.
         #[serde(skip)]
         instants: Arc<[Duration]>,
     },
-    /// A fixed number of users who each wait for an answer, think, and ask again.
+    /// A fixed number of users who each wait for an answer, think, and send the next request.
     Closed {
         /// How many users.
         users: usize,
@@ -62,7 +62,7 @@ pub enum Arrivals {
 }
 
 impl Arrivals {
-    /// Arrivals per second that the process asks for; `None` for a closed loop, which asks for none.
+    /// Arrivals per second that the process prescribes; `None` for a closed loop, which has none.
     pub fn offered_rate(&self) -> Option<f64> {
         match self {
             Self::Poisson { rate } | Self::Uniform { rate } => Some(*rate),
@@ -74,8 +74,8 @@ impl Arrivals {
         }
     }
 
-    /// Whether as much is asked for at any time, however the service answers: only then does latency
-    /// that climbs mean that a queue grows.
+    /// Whether the load is the same at all times, however the service answers. Only then does
+    /// rising latency mean that a queue is growing.
     pub fn is_steady(&self) -> bool {
         match self {
             Self::Poisson { .. } | Self::Uniform { .. } | Self::SeedCompat { .. } => true,
@@ -83,7 +83,7 @@ impl Arrivals {
         }
     }
 
-    /// The gaps of this process, without end.
+    /// The infinite sequence of gaps of this process.
     pub fn schedule(&self, seed: u64) -> Result<Schedule, Error> {
         let gaps = match self {
             Self::Staged { stages, is_uniform } => {
@@ -117,8 +117,7 @@ impl Arrivals {
     }
 }
 
-/// How long recorded arrivals last: to the last of them, and for that one as long as for each of the
-/// others.
+/// How long recorded arrivals last: up to the last one, plus the mean gap between them.
 pub fn length_of(instants: &[Duration]) -> Duration {
     const SHORTEST: Duration = Duration::from_millis(1);
     let last = instants.last().copied().unwrap_or_default();
@@ -126,7 +125,7 @@ pub fn length_of(instants: &[Duration]) -> Duration {
     last.saturating_add((last / others.max(1)).max(SHORTEST))
 }
 
-/// From one per day to one per nanosecond: outside, durations would overflow or vanish.
+/// From one per day to one per nanosecond: outside this range, durations would overflow or vanish.
 const RATES: RangeInclusive<f64> = 1e-5..=1e9;
 /// Seconds between arrivals at those rates.
 const WAITS: RangeInclusive<f64> = 1e-9..=1e5;
@@ -139,8 +138,7 @@ fn in_range(what: &str, value: f64, range: RangeInclusive<f64>) -> Result<f64, E
     Err(Error::Usage(format!("a {what} must be between {least} and {most}, not {value}")))
 }
 
-/// Gaps between arrivals. Never ends; after the last arrival the gap is as long as a duration can
-/// be.
+/// Gaps between arrivals. Never ends: after the last arrival the gap is the longest duration.
 #[derive(Debug)]
 pub struct Schedule {
     process: Process,
@@ -149,9 +147,9 @@ pub struct Schedule {
 
 #[derive(Debug)]
 enum Process {
-    /// Made of gaps that do not depend on each other.
+    /// Independent gaps.
     Gaps(Gaps),
-    /// Made of instants.
+    /// Instants, from which gaps are derived.
     Instants { instants: Instants, last: Duration },
 }
 
@@ -164,9 +162,9 @@ enum Gaps {
 
 #[derive(Debug)]
 enum Instants {
-    /// A rate that changes; `expected` arrivals so far of a process of rate 1.
+    /// A rate that changes; `expected` is the position in a process of rate 1.
     Staged { stages: Stages, is_uniform: bool, expected: f64 },
-    /// As recorded, `next` of them next.
+    /// Recorded instants; `next` is the index of the next one.
     Recorded { instants: Arc<[Duration]>, next: usize },
 }
 

@@ -1,9 +1,9 @@
-//! A rate that changes while the run goes on: `30s:0..500,60s:500` rises from 0 to 500 requests a
-//! second within 30 seconds and stays there for a minute.
+//! A rate that changes during the run: `30s:0..500,60s:500` rises from 0 to 500 requests per second
+//! within 30 seconds and stays there for a minute.
 //!
-//! Arrivals of an unchanging rate of 1 are moved to where the expected number of arrivals reaches
-//! their own instant (Çinlar, "Introduction to Stochastic Processes", 1975): exact for Poisson
-//! processes, and evenly spaced arrivals keep their spacing.
+//! Each arrival of a process with constant rate 1 is moved to the time at which the expected number
+//! of arrivals reaches its own instant (Çinlar, "Introduction to Stochastic Processes", 1975). This
+//! is exact for Poisson processes, and evenly spaced arrivals keep their spacing.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// A part of a run in which the rate changes evenly.
+/// A part of a run in which the rate changes linearly.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 struct Stage {
     seconds: f64,
@@ -21,22 +21,22 @@ struct Stage {
 }
 
 impl Stage {
-    /// Arrivals that are expected in it.
+    /// Expected number of arrivals in the stage.
     fn arrivals(self) -> f64 {
         self.seconds * f64::midpoint(self.from, self.to)
     }
 
-    /// After how many seconds `arrivals` are expected.
+    /// Seconds after which `arrivals` are expected.
     fn instant(self, arrivals: f64) -> f64 {
         let slope = (self.to - self.from) / self.seconds;
-        // The solution of a quadratic equation that loses no digits where the slope is small.
+        // This form of the quadratic formula loses no precision if the slope is small.
         let rate = (self.from * self.from + 2.0 * slope * arrivals).max(0.0).sqrt();
         let seconds = 2.0 * arrivals / (self.from + rate);
         if seconds.is_finite() { seconds.min(self.seconds) } else { 0.0 }
     }
 }
 
-/// Stages one after another.
+/// A sequence of stages.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stages {
     stages: Arc<[Stage]>,
@@ -45,18 +45,18 @@ pub struct Stages {
 }
 
 impl Stages {
-    /// How long they take together.
+    /// Total duration of all stages.
     pub fn duration(&self) -> Duration {
         Duration::from_secs_f64(self.stages.iter().map(|stage| stage.seconds).sum())
     }
 
-    /// Arrivals per second on average over all of them.
+    /// Mean arrivals per second over all stages.
     pub fn mean_rate(&self) -> f64 {
         let arrivals: f64 = self.stages.iter().map(|stage| stage.arrivals()).sum();
         arrivals / self.duration().as_secs_f64()
     }
 
-    /// The instant at which `arrivals` are expected; nothing behind the last stage.
+    /// The instant at which `arrivals` are expected; `None` beyond the last stage.
     pub(super) fn instant(&self, arrivals: f64) -> Option<Duration> {
         let (mut left, mut start) = (arrivals, 0.0);
         for stage in self.stages.iter() {
@@ -70,7 +70,7 @@ impl Stages {
     }
 }
 
-/// Far more than a person writes, and few enough to walk through for each request.
+/// Far more than a person would write, and few enough to iterate over for each request.
 const MAX_STAGES: usize = 1000;
 const MAX_RATE: f64 = 1e7;
 
@@ -137,7 +137,8 @@ mod tests {
         assert_eq!(stages.duration(), Duration::from_secs(25));
         assert!((stages.mean_rate() - 1750.0 / 25.0).abs() < 1e-9);
         let at = |arrivals: f64| stages.instant(arrivals).unwrap().as_secs_f64();
-        // Of a rate that rises evenly a quarter has come after half of the time.
+        // If the rate rises linearly, a quarter of the requests have arrived after half
+        // of the time.
         for (arrivals, expected) in [(0.0, 0.0), (125.0, 5.0), (500.0, 10.0), (1000.0, 15.0)] {
             assert!((at(arrivals) - expected).abs() < 1e-6, "{arrivals}: {}", at(arrivals));
         }

@@ -1,4 +1,4 @@
-//! The arguments of `client simulate`, and the scenarios that they mean.
+//! The arguments of `client simulate`, and the scenarios that they describe.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -63,7 +63,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// The distribution that is meant, and the network if it was measured with it.
+    /// The chosen distribution, and the network delay if it was measured as well.
     pub fn resolve(&self) -> Result<Measured> {
         match &self.service_from {
             Some(folder) => ServiceTime::measured(folder),
@@ -106,12 +106,12 @@ struct Load {
     /// Policies to compare, under the same requests.
     #[arg(long, env = "CLIENT_POLICY", value_delimiter = ',', default_value = "random,p2c")]
     policy: Vec<Kind>,
-    /// Requests to simulate for each policy. Without, a million or 500 for each worker, and up to 16 times
-    /// as many while that is too short to say anything.
+    /// Requests to simulate for each policy. Default: a million, or 500 for each worker if that is
+    /// more, and up to 16 times as many while that is too short to say anything.
     #[arg(long, env = "CLIENT_REQUESTS")]
     requests: Option<u64>,
-    /// Share of the requests, from the first, that is not counted. Without, as many as the run shows to
-    /// be on the way to its steady state (MSER).
+    /// Share of the requests, from the first, that is not counted. Default: as many as the run
+    /// shows to come before its steady state (MSER).
     #[arg(long, env = "CLIENT_WARM_UP_SHARE")]
     warm_up: Option<f64>,
     /// The same seed gives the same result, bit for bit.
@@ -128,7 +128,7 @@ struct WorkerArgs {
     /// Executors of each worker.
     #[arg(long, env = "CLIENT_EXECUTORS", default_value_t = 1)]
     threads: usize,
-    /// Limit on the CPU of each worker, as of a slice: QUOTA/PERIOD such as 2500us/10ms. Service
+    /// Limit on the CPU of each worker, as in a slice: QUOTA/PERIOD such as 2500us/10ms. Service
     /// times are CPU times then.
     #[arg(long, env = "CLIENT_QUOTA", value_parser = quota, value_name = "QUOTA/PERIOD")]
     quota: Option<Quota>,
@@ -212,17 +212,17 @@ struct ScalingArgs {
 /// Most requests of stages.
 const MAX_STAGED: usize = 100_000_000;
 
-/// How many workers are slow, and how many times.
+/// How many workers are slow, and how many times slower they are.
 type Slow = (usize, f64);
-/// From and to, both included.
+/// Minimum and maximum, both inclusive.
 type Range = (usize, usize);
 
 impl Args {
-    /// One scenario for each policy; alike in everything else.
+    /// One scenario per policy, otherwise identical.
     pub(crate) fn scenarios(&self) -> Result<Vec<Scenario>> {
         let Occupancy { measured: Measured { service, network }, replayed, rest } =
             self.service_times()?;
-        // With an autoscaler the fleet begins within its range, or that is an error of it.
+        // With an autoscaler, the fleet must begin within its range; `check` refuses anything else.
         let scenario = Scenario {
             threads: self.worker.threads,
             uniform: self.load.uniform,
@@ -267,8 +267,8 @@ impl Args {
         Ok(self.load.policy.iter().map(under).collect())
     }
 
-    /// How long workers compute, request by request if a run says so. Only of a worker that answers
-    /// one request after another can that be told from when its answers came.
+    /// How long workers compute, per request if a run shows that. It can be derived from the times
+    /// of the answers only if a worker answers requests in sequence.
     fn service_times(&self) -> Result<Occupancy> {
         let one_by_one = self.worker.threads == 1 && self.worker.batch == 1;
         match (self.against(), &self.service.service_from) {
@@ -281,7 +281,7 @@ impl Args {
         }
     }
 
-    /// Whether a run that turns out to be too short may be longer than it was to be.
+    /// Whether a run that turns out to be too short may be extended.
     pub(crate) fn may_go_on(&self) -> bool {
         self.load.requests.is_none()
             && self.load.arrivals_from.is_none()
@@ -293,7 +293,7 @@ impl Args {
         self.service.service_from.as_deref()
     }
 
-    /// The results folder of the run to be held against.
+    /// The results folder of the run to compare with.
     pub(crate) fn against(&self) -> Option<&Path> {
         self.load.against.as_deref()
     }
@@ -328,7 +328,7 @@ impl Args {
     }
 }
 
-/// The scenario under a rate that changes, from its first request to the end of the last stage.
+/// The scenario under a changing rate, from its first request to the end of the last stage.
 fn staged(scenario: Scenario, stages: &Stages) -> Result<Scenario> {
     let is_uniform = scenario.uniform;
     let arrivals = Arrivals::Staged { stages: stages.clone(), is_uniform };
@@ -361,7 +361,7 @@ fn slow(text: &str) -> Result<Slow, String> {
     parsed.ok_or_else(|| "COUNTxFACTOR, such as 1x3".to_owned())
 }
 
-/// Between two ticks of most kernels' timer (250 Hz).
+/// Time between two timer ticks of most kernels (250 Hz).
 const TICK: Duration = Duration::from_millis(4);
 
 fn quota(text: &str) -> Result<Quota, String> {

@@ -1,7 +1,7 @@
-//! Virtual time and what is due: a queue of events in the order of their time, then of their making.
+//! Virtual time and pending events: a queue ordered by time, then by creation.
 //!
 //! Time is whole nanoseconds since the start, so that sums are exact and the same seed gives the
-//! same run, bit for bit. Policies want an [`Instant`]; the start is anchored at one, and only
+//! same run, bit for bit. Policies need an [`Instant`], so the start is anchored at one; only
 //! differences ever matter.
 
 use std::cell::Cell;
@@ -15,14 +15,14 @@ use tokio::time::Instant;
 /// Nanoseconds since the start of the simulation.
 pub(crate) type Nanos = u64;
 
-/// Something that will happen.
+/// An event that is going to happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Event {
     /// A request reaches its worker.
     Reach { request: u32 },
-    /// An executor of a worker has finished its batch; stale if the worker crashed since.
+    /// An executor of a worker has finished its batch; stale if the worker has crashed since.
     Finish { worker: u32, executor: u32, life: u32 },
-    /// The oldest request of a worker has waited long enough for company.
+    /// The oldest request of a worker has waited long enough for its batch to fill.
     Close { worker: u32, life: u32 },
     /// The answer to a request reaches the balancer.
     Answer { request: u32, verdict: Verdict },
@@ -30,15 +30,15 @@ pub(crate) enum Event {
     Crash { worker: u32 },
     /// A worker is back.
     Repair { worker: u32 },
-    /// A request has waited in the balancer for as long as it may; stale if it waits for another turn.
+    /// A request has waited in the balancer for as long as it may; stale once that wait is over.
     GiveUp { request: u32, wait: u32 },
     /// The balancer probes all workers.
     Probe,
-    /// The balancer looks whether ejections are over.
+    /// The balancer checks whether ejections are over.
     Tick,
     /// The fleet is measured and resized.
     Scale,
-    /// The balancer looks at what is in flight, and resizes its fleet now and then.
+    /// The balancer samples the requests in flight, and resizes its fleet when that is due.
     Sample,
     /// A new worker is ready.
     Join,
@@ -51,19 +51,19 @@ pub(crate) enum Verdict {
     Good,
     /// The worker's queue was full: busy, not broken.
     Busy,
-    /// The worker was dead: it took no connection.
+    /// The worker was dead and accepted no connection.
     Refused,
-    /// The worker died on it.
+    /// The worker died while it had the request.
     Broken,
-    /// The worker saw that its deadline had passed.
+    /// The worker found that the request's deadline had passed.
     Late,
 }
 
 /// An event and its place in the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Due {
-    /// Its time and below it its age: ties are broken by age, or the order of a heap would decide.
-    /// One number, since the heap compares little else.
+    /// The time in the upper bits and the order of creation in the lower ones, which breaks ties:
+    /// the order within a heap is arbitrary. One number, since the heap compares little else.
     key: u128,
     event: Event,
 }
@@ -89,7 +89,7 @@ impl PartialOrd for Due {
     }
 }
 
-/// The time, read-only; exact.
+/// A read-only handle to the exact virtual time.
 #[derive(Debug, Clone)]
 pub(crate) struct VirtualTime(Rc<Cell<Instant>>);
 
@@ -99,7 +99,7 @@ impl fleet::Clock for VirtualTime {
     }
 }
 
-/// The time, and what is due.
+/// Virtual time and the pending events.
 #[derive(Debug)]
 pub(crate) struct Clock {
     start: Instant,
@@ -120,17 +120,17 @@ impl Clock {
         self.now
     }
 
-    /// The current time as policies want it.
+    /// The current time as an [`Instant`], for policies.
     pub(crate) fn instant(&self) -> Instant {
         self.time.0.get()
     }
 
-    /// The time, read-only.
+    /// A read-only handle to the time.
     pub(crate) fn time(&self) -> VirtualTime {
         self.time.clone()
     }
 
-    /// The nanoseconds of an instant.
+    /// An instant as nanoseconds since the start.
     pub(crate) fn nanos_at(&self, instant: Instant) -> Nanos {
         nanos_of(instant.saturating_duration_since(self.start))
     }
@@ -147,7 +147,7 @@ impl Clock {
         self.due.push(Reverse(Due { key, event }));
     }
 
-    /// Goes to the next event that is due no later than `limit`, or to `limit`.
+    /// Advances to the next event due no later than `limit`, or to `limit` if there is none.
     pub(crate) fn advance(&mut self, limit: Nanos) -> Option<Event> {
         match self.due.peek() {
             Some(Reverse(due)) if due.time() <= limit => {

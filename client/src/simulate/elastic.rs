@@ -1,6 +1,6 @@
 //! A balancer that starts and stops its own workers: the rule of [`fleet::elastic`] in virtual time.
 //!
-//! Nothing here decides anything.
+//! All decisions are made there, none in this module.
 
 use fleet::elastic::{Decision, Meter, Observation, Rules, Scaler};
 use serde::Serialize;
@@ -11,7 +11,7 @@ use super::fleet::Fleet;
 use super::scaler::Change;
 use super::scenario::Elastic;
 
-/// A change of the number of workers.
+/// A change in the number of workers.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Resize {
     /// When, in seconds since the start.
@@ -24,7 +24,7 @@ pub struct Resize {
     pub reason: String,
 }
 
-/// What the balancer knows of its workers.
+/// What the balancer knows about its workers.
 #[derive(Debug)]
 pub(crate) struct Elasticity {
     elastic: Elastic,
@@ -53,12 +53,12 @@ impl Elasticity {
         nanos_of(self.elastic.start_up)
     }
 
-    /// One that was starting takes requests.
+    /// Records that a worker has started and takes requests.
     pub(crate) fn joined(&mut self) {
         self.starting -= 1;
     }
 
-    /// One look at the fleet; what is to be done about it, if that is due.
+    /// Samples the fleet, and returns the change to make if a decision is due.
     pub(crate) fn sample(&mut self, fleet: &Fleet, nanos: Nanos, now: Instant) -> Change {
         let (size, available) = fleet.census();
         let none = Change { start: 0, stop: 0 };
@@ -84,7 +84,7 @@ impl Elasticity {
         change
     }
 
-    /// What was done about the fleet.
+    /// The changes made to the fleet.
     pub(crate) fn into_changes(self) -> Vec<Resize> {
         self.changes
     }

@@ -1,7 +1,7 @@
 //! The simulation itself: requests arrive, are placed, computed on and answered, in virtual time.
 //!
-//! Arrivals, service times, picks and crashes each have a random stream of their own, so that two
-//! policies under the same seed meet the same requests at the same times. A request draws its
+//! Arrivals, service times, picks and crashes each have their own random stream, so that two
+//! policies under the same seed see the same requests at the same times. A request draws its
 //! service time when it arrives, for the same reason.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -49,7 +49,7 @@ struct World<'a> {
     requests: Requests,
     /// Requests that waited in the balancer and whose turn has come.
     called: Arc<Called>,
-    /// Requests that wait there, and how many ever did.
+    /// Number of requests that wait there, and number of waits so far.
     waiting: usize,
     waits: u32,
     is_tick_planned: bool,
@@ -110,7 +110,7 @@ impl<'a> World<'a> {
         world
     }
 
-    /// The next worker begins.
+    /// Adds the next worker.
     fn add_worker(&mut self) {
         let number = u32::try_from(self.workers.len()).expect("at most MAX_WORKERS");
         self.workers.push(Worker::new(number, self.scenario));
@@ -142,7 +142,7 @@ impl<'a> World<'a> {
             self.handle(event);
         }
         self.tally.stop_counting(self.clock.now(), self.worked());
-        // What is under way comes to its end; crashes and probes would go on for ever.
+        // Only until no request is in flight: crashes and probes would continue for ever.
         while self.requests.len() > 0 {
             let Some(due) = self.clock.next_due() else { break };
             if let Some(event) = self.clock.advance(due) {
@@ -151,7 +151,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// When request `number` arrives, the one before it arriving now.
+    /// When request `number` arrives, given that its predecessor arrives now.
     fn due(&mut self, number: u64) -> Nanos {
         let Some(instants) = &self.scenario.instants else { return self.clock.now() + self.gap() };
         usize::try_from(number).ok().and_then(|n| instants.get(n)).copied().unwrap_or(Nanos::MAX)
@@ -230,7 +230,7 @@ impl<'a> World<'a> {
         self.go_on();
     }
 
-    /// Does what was decided about a request.
+    /// Carries out what was decided about a request.
     fn go(&mut self, request: u32, step: Step<StatusReply>) {
         match step {
             Step::Send(permit, why) => {
@@ -269,7 +269,7 @@ impl<'a> World<'a> {
         self.called.call(request);
     }
 
-    /// Goes on with the requests that waited and whose turn has come.
+    /// Continues with the waiting requests whose turn has come.
     fn go_on(&mut self) {
         while self.waiting > 0
             && let Some(request) = self.called.next()
@@ -283,7 +283,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// A request has waited for as long as it may.
+    /// Ends the wait of a request that has waited for as long as it may.
     fn give_up(&mut self, request: u32, wait: u32) {
         let it = &self.requests[request];
         if it.waiter.is_some() && it.wait == wait {
@@ -320,7 +320,7 @@ impl<'a> World<'a> {
         attempt.expect("a request that was sent has an endpoint").endpoint().id().0
     }
 
-    /// Begins batches on a worker while it can.
+    /// Starts batches on a worker for as long as it can take any.
     fn start(&mut self, worker: u32) {
         let deadline = self.deadline;
         loop {
@@ -351,8 +351,8 @@ impl<'a> World<'a> {
         self.scratch = done;
     }
 
-    /// Sends an answer back to the balancer. A refusal always takes the way through the clock, or a
-    /// fleet of dead workers would be tried in one endless recursion.
+    /// Sends an answer back to the balancer. A refusal always goes through the clock; otherwise a
+    /// fleet of dead workers would be tried in an endless recursion.
     fn reply(&mut self, request: u32, verdict: Verdict) {
         if self.fleet.wants_reports() {
             let worker = self.worker_of(request);
@@ -385,7 +385,7 @@ impl<'a> World<'a> {
             attempt.endpoint().report_queue(it.reported, now);
         }
         let changes = self.note(&mut attempt, &result);
-        // Its place goes to the next before anything else is decided about the request.
+        // Frees its place for the next request before anything else is decided about this one.
         drop(attempt);
         if has_ejected(&changes) {
             self.plan_tick();
@@ -397,7 +397,7 @@ impl<'a> World<'a> {
         self.go(request, step);
     }
 
-    /// Notes what an attempt says about its endpoint.
+    /// Records what an attempt reveals about its endpoint.
     fn note(
         &self,
         attempt: &mut Attempt<VirtualTime>,
@@ -448,7 +448,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// A worker that crashed is back; from now on it may crash again.
+    /// Brings a crashed worker back; from now on it may crash again.
     fn repair(&mut self, worker: u32) {
         self.workers[worker as usize].is_alive = true;
         self.plan_crash(worker);
@@ -476,7 +476,7 @@ impl<'a> World<'a> {
         self.clock.after(nanos_of(scaling.every), Event::Scale);
     }
 
-    /// The balancer looks at its fleet, and starts or stops workers now and then.
+    /// Samples the fleet as the balancer does, and starts or stops workers when that is due.
     fn sample(&mut self) {
         let Some(elasticity) = &mut self.elasticity else { return };
         let now = self.clock.instant();
@@ -501,7 +501,7 @@ impl<'a> World<'a> {
     fn into_outcome(self) -> SimulatedRun {
         let changes = self.elasticity.map(Elasticity::into_changes).unwrap_or_default();
         let outcome = self.tally.into_outcome(self.scenario.threads, self.fleet.ejections());
-        // Under a load in stages there is no steady state that its figures could be held against.
+        // A load in stages has no steady state against which to judge the figures.
         let has_steady_state = self.scenario.lasts.is_zero();
         let doubt = outcome.doubt.filter(|_| has_steady_state || outcome.is_overloaded);
         SimulatedRun { changes, doubt, ..outcome }
@@ -516,7 +516,7 @@ fn wanted(request: &Request) -> Wanted<'static> {
 fn ending(result: &Result<StatusReply, Lost>) -> Ending {
     match result {
         Ok(StatusReply(StatusCode::OK)) => Ending::Answered,
-        // A worker that was too busy, or the balancer for it.
+        // Refused by a worker that was too busy, or by the balancer on its behalf.
         Ok(_) | Err(Lost::Refused(Refusal::Busy | Refusal::Overloaded)) => Ending::Shed,
         Err(Lost::Deadline) => Ending::Late,
         Err(Lost::Refused(_) | Lost::Upstream(_) | Lost::Exhausted) => Ending::Failed,
@@ -537,7 +537,7 @@ impl Called {
     }
 }
 
-/// What wakes a request that waits.
+/// Wakes a waiting request.
 #[derive(Debug)]
 struct Call {
     request: u32,

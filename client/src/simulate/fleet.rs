@@ -1,6 +1,6 @@
-//! The balancer's side: the crate `fleet`, which the balancer runs too, on virtual time.
+//! The balancer's side: the `fleet` crate, which the balancer itself runs, on virtual time.
 //!
-//! Nothing here decides anything.
+//! All decisions are made there, none in this module.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -51,7 +51,7 @@ impl Fleet {
     }
 
     /// The key of a request, for policies that use it. It is drawn under every policy, so that all
-    /// of them meet the same random numbers.
+    /// of them see the same random numbers.
     pub(crate) fn key(&self) -> u64 {
         self.view.random()
     }
@@ -61,7 +61,7 @@ impl Fleet {
         self.view.policy_kind() == Kind::Inference
     }
 
-    /// Adds the next endpoint, which starts slowly.
+    /// Adds the next endpoint, which is subject to slow start.
     pub(crate) fn add(&mut self, now: Instant) {
         self.grow(self.list.len() + 1, now);
     }
@@ -77,13 +77,13 @@ impl Fleet {
         snapshot.all().iter().for_each(|endpoint| endpoint.set_limit(self.in_flight));
     }
 
-    /// How often an endpoint was ejected.
+    /// Number of ejections of all endpoints together.
     pub(crate) fn ejections(&self) -> u64 {
         let ejections = |endpoint: &Arc<Endpoint>| endpoint.counters().ejections.load(Relaxed);
         self.view.snapshot().all().iter().map(ejections).sum()
     }
 
-    /// A probe of a worker passed, or failed.
+    /// Records that a probe of a worker passed or failed.
     pub(crate) fn probed(&self, worker: usize, has_passed: bool, now: Instant) {
         let snapshot = self.view.snapshot();
         let endpoint = &snapshot.all()[worker];
@@ -95,14 +95,15 @@ impl Fleet {
         }
     }
 
-    /// Ends the ejections that are over; tells whether there are others.
+    /// Ends the ejections that are over; returns whether others remain.
     pub(crate) fn tick(&self, now: Instant) -> bool {
         self.pool().tick(now).ignore();
         let is_out = |one: &Arc<Endpoint>| matches!(one.state().outlier, Outlier::Ejected { .. });
         self.view.snapshot().all().iter().any(is_out)
     }
 
-    /// How many endpoints take requests, do not, and finish what they have; and those that do.
+    /// Counts the endpoints that take requests, that do not, and that only finish what they have;
+    /// also returns those that take requests.
     pub(crate) fn census(&self) -> (Observation, Vec<Arc<Endpoint>>) {
         let (mut seen, mut available) = (Observation::default(), Vec::new());
         for endpoint in self.view.snapshot().all() {
@@ -119,7 +120,7 @@ impl Fleet {
         (seen, available)
     }
 
-    /// Takes an endpoint out of service: one that takes no requests, or else the youngest.
+    /// Takes an endpoint out of service: one that takes no requests, otherwise the newest.
     pub(crate) fn drain_last(&self, now: Instant) {
         let snapshot = self.view.snapshot();
         let mut serving =
@@ -130,7 +131,7 @@ impl Fleet {
         }
     }
 
-    /// Endpoints that are not drained.
+    /// Number of endpoints that are not being drained.
     pub(crate) fn active(&self) -> usize {
         let snapshot = self.view.snapshot();
         snapshot.all().iter().filter(|endpoint| !endpoint.state().is_withdrawn()).count()

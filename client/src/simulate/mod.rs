@@ -1,12 +1,12 @@
 //! `client simulate`: fleets larger than any machine, by discrete-event simulation.
 //!
 //! The policies, the endpoints with their moving averages and the health states are the balancer's
-//! own code on virtual time; only workers, network and misfortune are modelled. Where queueing
-//! theory has an exact answer the simulation is tested against it, and prints it beside its own.
+//! own code, running on virtual time; only workers, network and faults are modelled. Where queueing
+//! theory has an exact result, the simulation is tested against it and prints it beside its own.
 //!
-//! Flow: `scenario` (what is asked) -> `engine` (events in the order of `clock`; `fleet` places,
-//! `worker` computes, `elastic` and `scaler` resize) -> `outcome`. `service` and `theory` stand alone;
-//! `validation` holds it all against a measured run.
+//! Flow: `scenario` (the input) -> `engine` (events in the order of `clock`; `fleet` picks,
+//! `worker` computes, `elastic` and `scaler` resize) -> `outcome`. `service` and `theory` stand
+//! alone; `validation` compares it all with a measured run.
 
 mod args;
 mod clock;
@@ -43,10 +43,11 @@ pub use scenario::Scenario;
 pub use service::ServiceTime;
 use tokio::time::Instant;
 
-/// How many times longer a run may become than it was to be.
+/// How many times longer than planned a run may become.
 const GOES_ON: u64 = 16;
 
-/// Simulates a scenario, again and longer while that is too short to say anything.
+/// Simulates a scenario, and repeats it with more requests, up to `most`, while it is too short to
+/// be conclusive.
 pub(crate) fn until_steady(scenario: &Scenario, most: u64) -> Result<SimulatedRun> {
     const STEP: u64 = 4;
     let mut outcome = simulate(scenario)?;
@@ -58,7 +59,7 @@ pub(crate) fn until_steady(scenario: &Scenario, most: u64) -> Result<SimulatedRu
     Ok(outcome)
 }
 
-/// Simulates one scenario under every policy that was asked for.
+/// Simulates one scenario under every requested policy.
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<ExitCode> {
     let scenarios = args.scenarios()?;
     if let Some(folder) = args.against() {

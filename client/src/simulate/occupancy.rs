@@ -1,12 +1,12 @@
-//! How long each request of a measured run kept its worker from the next one.
+//! How long each request of a measured run occupied its worker.
 //!
-//! A worker that answers one request after another was free for a request when the one before it
-//! was done, or when the request came if that was later; from then to its answer it was occupied
-//! with it (Lindley, "The theory of queues with a single server", 1952, read backwards). That holds
-//! all that a request costs: computing, reading and writing, a quota that ran out, other work of
-//! the machine. Given back to the same arrivals, the costs leave to the simulation what it is for:
-//! picks and queues. What a moment did to a worker is told apart from what a request is: see
-//! [`super::pace`].
+//! A worker that handles requests in sequence was free for a request once the previous one was
+//! done, or when the request arrived if that was later; from then until the answer the request
+//! occupied it (Lindley, "The theory of queues with a single server", 1952, read backwards). This
+//! time includes everything that a request costs: computing, reading and writing, a quota that ran
+//! out, other work of the machine. With the same arrivals and these costs, what remains to simulate
+//! is the simulation's own subject: picks and queues. The effect of the moment is separated from
+//! that of the request: see [`super::pace`].
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -37,7 +37,8 @@ struct Row {
 }
 
 impl Row {
-    /// Milliseconds that neither the worker nor its queue accounts for; zero if it does not say.
+    /// Milliseconds that neither the worker nor its queue accounts for; zero if the worker does not
+    /// report its time.
     fn network(&self) -> f64 {
         let inside = self.worker_ms.map(|worker| worker + self.queue_ms.unwrap_or(0.0));
         let network = inside.zip(self.service_time_ms).map(|(inside, all)| (all - inside).max(0.0));
@@ -45,7 +46,7 @@ impl Row {
     }
 }
 
-/// What a run can be simulated with.
+/// What a measured run can be simulated with.
 #[derive(Debug, Clone)]
 pub(crate) struct Replayed {
     /// Seconds that each request costs a worker of usual speed, in the order of the schedule.
@@ -57,11 +58,11 @@ pub(crate) struct Replayed {
 /// What requests cost the workers of a run.
 #[derive(Debug, Clone)]
 pub(crate) struct Occupancy {
-    /// What they cost a worker that comes from work.
+    /// The costs on a worker that did not rest before.
     pub(crate) measured: Measured,
-    /// The same, request by request, if that is known.
+    /// The same per request, if known.
     pub(crate) replayed: Option<Replayed>,
-    /// What they cost less after a rest, if that makes a difference.
+    /// What a request saves after a rest, if that makes a difference.
     pub(crate) rest: Option<Rest>,
 }
 
@@ -88,7 +89,7 @@ pub(crate) fn read(folder: &Path) -> Result<Occupancy> {
     Ok(Occupancy { measured, replayed: Some(replayed), rest })
 }
 
-/// Makes each cost that of a worker that comes from work.
+/// Converts each cost to that on a worker that did not rest before, and returns the savings found.
 fn without_rests(rows: &[Row], costs: &mut [Option<Cost>]) -> Option<Rest> {
     let usual = usual(rows, costs);
     let seen: Vec<Rested> = rows
@@ -120,7 +121,7 @@ struct Cost {
 /// The number of a request, and what it cost.
 type Numbered = (usize, Cost);
 
-/// What a request like one of these usually costs: the median over its item.
+/// The usual cost of a request: the median over requests with the same item.
 fn usual<'a>(rows: &'a [Row], costs: &[Option<Cost>]) -> impl Fn(&Row) -> f64 + use<'a> {
     let mut of_item: HashMap<&str, Vec<f64>> = HashMap::new();
     for (row, cost) in rows.iter().zip(costs) {
@@ -134,7 +135,7 @@ fn usual<'a>(rows: &'a [Row], costs: &[Option<Cost>]) -> impl Fn(&Row) -> f64 + 
     move |row| usual.get(&*row.item).copied().unwrap_or(any)
 }
 
-/// Takes what the moment made of each cost off it.
+/// Separates the effect of the moment from each cost.
 fn replayed(rows: &[Row], costs: &[Option<Cost>]) -> Replayed {
     let usual_of = usual(rows, costs);
     let mut of_worker: BTreeMap<&str, Vec<Numbered>> = BTreeMap::new();
@@ -167,7 +168,7 @@ fn replayed(rows: &[Row], costs: &[Option<Cost>]) -> Replayed {
     Replayed { costs: own.into(), paces: paces.into() }
 }
 
-/// One way of the network, and the costs of each request that succeeded.
+/// One-way delay of the network, and the cost of each request that succeeded.
 fn costs(rows: &[Row]) -> (Duration, Vec<Option<Cost>>) {
     let mut answered: Vec<usize> = (0..rows.len()).filter(|&i| rows[i].outcome == "200").collect();
     let mut networks: Vec<f64> = answered.iter().map(|&i| rows[i].network()).collect();
@@ -211,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_request_that_waited_costs_from_the_answer_before_it() {
-        // 2 ms of network: one comes at 1 and is done at 11; the next came at 5 and is done at 21.
+        // 2 ms of network: one arrives at 1 and is done at 11; the next arrives at 5, done at 21.
         let rows = [
             row("a", 0, 12_000),
             row("a", 4000, 22_000),

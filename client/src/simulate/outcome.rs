@@ -1,7 +1,7 @@
-//! What a simulation found: counts, and histograms of the time from arrival to answer.
+//! The results of a simulation: counts, and histograms of the time from arrival to answer.
 //!
-//! The run is cut into parts by the numbers of its requests, so that the first ones can be left out
-//! when the run has shown how many that should be.
+//! The run is cut into segments by request number, so that the first ones can be left out once the
+//! run has shown how many that should be.
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -21,12 +21,12 @@ pub(crate) enum Ending {
     Late,
     /// Refused because every queue was full.
     Shed,
-    /// Lost with a worker, or there was none.
+    /// Lost with a worker, or no worker was available.
     Failed,
 }
 
-/// The result of one simulation. Times are seconds; where there are too few answers to tell a figure, it
-/// is no number (null in JSON).
+/// The result of one simulation. Times are in seconds; a figure for which there are too few answers
+/// is NaN (null in JSON).
 #[derive(Debug, Clone, Serialize)]
 pub struct SimulatedRun {
     /// Name of the policy.
@@ -41,9 +41,9 @@ pub struct SimulatedRun {
     pub throughput: f64,
     /// Busy share of the executors.
     pub utilisation: f64,
-    /// Requests that arrived, those that are not counted included.
+    /// Requests that arrived, including those that are not counted.
     pub arrived: u64,
-    /// Of these, the first ones, which are not counted.
+    /// How many of them, from the first, are not counted.
     pub left_out: u64,
     /// Requests that were answered in time.
     pub answered: u64,
@@ -57,7 +57,7 @@ pub struct SimulatedRun {
     pub retries: u64,
     /// Requests that failed because the retry budget was used up.
     pub retries_denied: u64,
-    /// Times that an endpoint was ejected.
+    /// Number of ejections of endpoints.
     pub ejections: u64,
     /// Mean latency.
     pub mean: f64,
@@ -71,15 +71,15 @@ pub struct SimulatedRun {
     pub p999: f64,
     /// Longest latency.
     pub max: f64,
-    /// Half of the 95 % interval of the mean, as a share of it.
+    /// Half the width of the 95 % interval of the mean, as a share of the mean.
     pub mean_error: Option<f64>,
-    /// The same of the 99th percentile.
+    /// The same for the 99th percentile.
     pub p99_error: Option<f64>,
-    /// Changes of the number of workers by a balancer that follows its load.
+    /// Changes in the number of workers, made by a balancer that follows its load.
     pub changes: Vec<Resize>,
-    /// There is no steady state: more arrives than is served, for as long as it lasts.
+    /// Whether there is no steady state: requests keep arriving faster than they can be served.
     pub is_overloaded: bool,
-    /// Why the figures say less than they seem to; nothing if they do not.
+    /// Why the figures are less reliable than they look; `None` if they are not.
     pub doubt: Option<String>,
 }
 
@@ -89,7 +89,7 @@ impl SimulatedRun {
         self.late + self.shed + self.failed
     }
 
-    /// A longer run would say more.
+    /// Whether a longer run would be more conclusive.
     pub fn is_too_short(&self) -> bool {
         self.doubt.is_some() && !self.is_overloaded
     }
@@ -114,7 +114,7 @@ pub(crate) struct Tally {
     worker_time: f64,
 }
 
-/// A part of the run: requests of consecutive numbers.
+/// A segment of the run: requests with consecutive numbers.
 #[derive(Debug)]
 struct Segment {
     from: Moment,
@@ -126,11 +126,11 @@ struct Segment {
     shed: u64,
     failed: u64,
     retries_denied: u64,
-    /// Answers of any request that came before the next part began.
+    /// Answers, to any request, that arrived before the next segment began.
     answers: u64,
 }
 
-/// Where the sums stood at one end of the time that counts.
+/// The running totals at one end of the time that counts.
 #[derive(Debug, Clone, Copy, Default)]
 struct Moment {
     time: Nanos,
@@ -185,7 +185,7 @@ impl Tally {
         }
     }
 
-    /// The part that request `number` belongs to, if it counts.
+    /// The segment that request `number` belongs to, if it counts.
     fn segment_of(&mut self, number: u64) -> Option<&mut Segment> {
         let number = number.checked_sub(self.first_counted)? / self.segment_length;
         self.segments.get_mut(usize::try_from(number).ok()?)
@@ -195,26 +195,26 @@ impl Tally {
         self.retries += 1;
     }
 
-    /// The budget refused request `number` another attempt.
+    /// Records that the budget refused request `number` another attempt.
     pub(crate) fn retry_denied(&mut self, number: u64) {
         if let Some(segment) = self.segment_of(number) {
             segment.retries_denied += 1;
         }
     }
 
-    /// The fleet has this size from `now` on.
+    /// Records that the fleet has this size from `now` on.
     pub(crate) fn fleet_size(&mut self, now: Nanos, size: usize) {
         self.worker_time += self.size as f64 * (now - self.size_since) as f64;
         (self.size, self.size_since) = (size, now);
     }
 
-    /// Whether a new part begins with request `number`.
+    /// Whether a new segment begins with request `number`.
     pub(crate) fn begins_with(&self, number: u64) -> bool {
         let counted = number.checked_sub(self.first_counted);
         counted.is_some_and(|number| number.is_multiple_of(self.segment_length))
     }
 
-    /// A new part begins; the fleet has computed for `worked` so far.
+    /// Begins a new segment; the fleet has computed for `worked` so far.
     pub(crate) fn begin(&mut self, now: Nanos, worked: Nanos) {
         let from = self.moment(now, worked);
         self.segments.push(Segment {
@@ -231,7 +231,7 @@ impl Tally {
         });
     }
 
-    /// The last request has arrived; the fleet has computed for `worked` so far.
+    /// Ends the time that counts; the fleet has computed for `worked` so far.
     pub(crate) fn stop_counting(&mut self, now: Nanos, worked: Nanos) {
         self.to = self.moment(now, worked);
         self.is_over = true;

@@ -1,15 +1,16 @@
 //! How fast each worker of a measured run was at each moment.
 //!
-//! A request may cost more because it is a larger picture, or because its worker was slow just then:
-//! a neighbour took the processor, a quota had run out. The first goes with the request, wherever
-//! the simulation sends it; the second stays with the worker and the moment, and what comes then
-//! meets it. What belongs to the moment is what neighbouring requests of a worker have in common:
-//! logarithms of costs are taken for a process of first order under noise, whose variances follow
-//! from the correlation of neighbours. Kalman's filter and the smoother of Rauch, Tung and Striebel
-//! (1965) find what to expect of the process. That varies less than the process itself, and queues
-//! are made by what varies, so one of its possible courses is drawn (Durbin and Koopman, "A simple
-//! and efficient simulation smoother for state space time series analysis", 2002). Where neighbours
-//! have nothing in common, nothing is taken from the requests.
+//! A request may cost more because its picture is larger, or because its worker was slow just then:
+//! a neighbour took the processor, or a quota had run out. The first effect follows the request,
+//! wherever the simulation sends it; the second stays with the worker and the moment, and hits
+//! whatever request arrives then. The effect of the moment is what neighbouring requests of a
+//! worker have in common: the logarithms of costs are modelled as a first-order process observed
+//! under noise, whose variances follow from the correlation of neighbours. The Kalman filter and
+//! the smoother of Rauch, Tung and Striebel (1965) yield the expected process. It varies less than
+//! the process itself, and variation is what causes queues, so one possible course of the process
+//! is drawn instead (Durbin and Koopman, "A simple and efficient simulation smoother for state
+//! space time series analysis", 2002). Where neighbours have nothing in common, nothing is taken
+//! from the requests.
 
 use std::sync::Arc;
 
@@ -19,10 +20,10 @@ use rand_distr::{Distribution, StandardNormal};
 
 use super::clock::Nanos;
 
-/// The course that is drawn is always the same one.
+/// Seed of the drawn course, which is always the same.
 const COURSE: u64 = 1;
 
-/// How many requests apart those are whose correlation is looked at, and those after as many more.
+/// Distances, in requests, at which correlation is measured, and as many further ones.
 const NEAR: [usize; 4] = [2, 3, 4, 5];
 const AFTER: [usize; 4] = [6, 7, 8, 9];
 
@@ -37,13 +38,13 @@ pub(crate) struct Occupied {
     pub(crate) slowness: f64,
 }
 
-/// How fast one worker was.
+/// How fast one worker was over time.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pace {
     stretches: Arc<[Stretch]>,
 }
 
-/// A while in which the speed did not change.
+/// A period of constant speed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Stretch {
     /// Seconds into the run at which it begins.
@@ -55,8 +56,8 @@ struct Stretch {
 }
 
 impl Pace {
-    /// Of a worker that was seen to be so slow, in the order of time. Between two requests it was as
-    /// it was for the nearer one.
+    /// The pace of a worker with these requests, in chronological order. Between two requests, its
+    /// speed is that of the nearer one.
     pub(crate) fn new(seen: &[Occupied]) -> Self {
         let mut stretches: Vec<Stretch> = Vec::with_capacity(seen.len());
         for (place, it) in seen.iter().enumerate() {
@@ -69,7 +70,7 @@ impl Pace {
         Self { stretches: stretches.into() }
     }
 
-    /// When `work` that is begun at `now` is done.
+    /// When `work` begun at `now` is done.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -82,7 +83,7 @@ impl Pace {
         }
         let last_of = |count: usize| &self.stretches[count.saturating_sub(1)];
         let at = last_of(self.stretches.partition_point(|it| it.from <= begun));
-        // Before the first one it was as fast as then.
+        // Before the first stretch, its speed applies.
         let done = at.done + at.speed * (begun - at.from) + work;
         let at = last_of(self.stretches.partition_point(|it| it.done <= done));
         let seconds = at.from + (done - at.done) / at.speed;
@@ -90,7 +91,7 @@ impl Pace {
     }
 }
 
-/// The part of each value that belongs to its moment, of series in the order of time.
+/// The part of each value that is due to its moment, for series in chronological order.
 pub(crate) fn moments(series: &[Vec<f64>]) -> Vec<Vec<f64>> {
     let nothing = || series.iter().map(|values| vec![0.0; values.len()]).collect();
     let Some(process) = Process::of(series) else { return nothing() };
@@ -98,21 +99,21 @@ pub(crate) fn moments(series: &[Vec<f64>]) -> Vec<Vec<f64>> {
     series.iter().map(|values| process.course(values, &mut rng)).collect()
 }
 
-/// A process of first order that is seen under noise.
+/// A first-order process observed under noise.
 #[derive(Debug, Clone, Copy)]
 struct Process {
     mean: f64,
-    /// What is left of a value in the next one.
+    /// The share of a value that carries over to the next one.
     memory: f64,
     variance: f64,
     noise: f64,
 }
 
 impl Process {
-    /// By the correlation of requests that are a few apart; nothing if that may be chance. Next ones
-    /// tell little: what one takes longer because a quota ran out, the next one takes less.
+    /// Estimated from the correlation of requests a few places apart; `None` if it may be chance.
+    /// Adjacent ones tell little: if one takes longer because a quota ran out, the next takes less.
     fn of(series: &[Vec<f64>]) -> Option<Self> {
-        /// Of a series without memory fewer than one in a thousand have more standard errors.
+        /// Fewer than one in a thousand series without memory exceed this many standard errors.
         const ERRORS: f64 = 3.3;
         let all = || series.iter().flatten();
         let count = all().count() as f64;
@@ -137,7 +138,7 @@ impl Process {
         Some(Self { mean, memory, variance, noise })
     }
 
-    /// A course of the process that may have made these values.
+    /// Draws a course of the process that may have produced these values.
     fn course(&self, values: &[f64], rng: &mut impl Rng) -> Vec<f64> {
         let mut normal = |variance: f64| -> f64 {
             let unit: f64 = StandardNormal.sample(rng);
@@ -151,13 +152,13 @@ impl Process {
             seen.push(self.mean + level + normal(self.noise));
             level = self.memory * level + normal(fresh);
         }
-        // What is not known of the drawn course is as much as is not known of the true one.
+        // The uncertainty about the drawn course equals that about the true one.
         let (expected, known) = (self.smooth(values), self.smooth(&seen));
         let errors = drawn.iter().zip(known).map(|(drawn, known)| drawn - known);
         expected.iter().zip(errors).map(|(expected, error)| expected + error).collect()
     }
 
-    /// What is to be expected of the process where these values were seen.
+    /// The expected course of the process, given these values.
     fn smooth(&self, values: &[f64]) -> Vec<f64> {
         let Self { mean, memory, variance, noise } = *self;
         let fresh = variance * (1.0 - memory * memory);
@@ -196,7 +197,7 @@ mod tests {
 
     #[test]
     fn work_takes_as_long_as_the_moment_makes_it() {
-        // Usual for 1 s, three times as slow until 4 s, usual from then on.
+        // Usual speed for 1 s, three times as slow until 4 s, usual speed from then on.
         let occupied = |from, until, slowness| Occupied { from, until, slowness };
         let seen = [occupied(0.0, 1.0, 1.0), occupied(1.0, 4.0, 3.0), occupied(4.0, 5.0, 1.0)];
         let pace = Pace::new(&seen);
@@ -240,7 +241,7 @@ mod tests {
         assert!((kept / whole - 1.0).abs() < 0.15, "varies as much: {kept}, {whole}");
         let common = product(&found, &levels) / (kept * whole).sqrt();
         assert!(common > 0.8, "{common}");
-        // What one takes longer the next one takes less: a quota was used up, and is there again.
+        // If one takes longer, the next takes less: a quota was used up, and was then refilled.
         let pay = |(at, value): (usize, &f64)| value + if at % 2 == 0 { 1.5 } else { -1.5 };
         let paying: Vec<f64> = seen.iter().enumerate().map(pay).collect();
         let found = moments(&[paying]).remove(0);

@@ -1,20 +1,20 @@
 //! A worker's CPU quota, as the kernel enforces it.
 //!
-//! Every period the group gets its quota; it cannot save more than one. Only at a tick of the timer,
-//! or when the group goes to work again, does the kernel look whether the quota is used up. So a
-//! computation runs on to the next tick, and the group then pays its debt by standing still for as
-//! many periods as that takes (Turner, Rao and Rao, "CPU bandwidth control for CFS", 2010).
+//! Every period, the group gets its quota; it cannot save up more than one. The kernel checks
+//! whether the quota is used up only at a timer tick, or when the group resumes work. So a
+//! computation runs on until the next tick, and the group then pays its debt by pausing for as many
+//! periods as that takes (Turner, Rao and Rao, "CPU bandwidth control for CFS", 2010).
 
 use std::time::Duration;
 
 use super::clock::{Nanos, nanos_of};
 
-/// CPU time per period.
+/// A limit on CPU time per period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quota {
-    /// CPU time a period.
+    /// CPU time per period.
     pub quota: Duration,
-    /// How long a period is.
+    /// Length of a period.
     pub period: Duration,
     /// Time between two ticks of the kernel's timer.
     pub tick: Duration,
@@ -33,7 +33,7 @@ pub(crate) struct Meter {
     quota: i64,
     period: Nanos,
     tick: Nanos,
-    /// Where in a period and in a tick the time 0 lies; differs between workers.
+    /// Position of time 0 within a period and within a tick; differs between workers.
     period_phase: Nanos,
     tick_phase: Nanos,
     budget: i64,
@@ -78,7 +78,7 @@ impl Meter {
         now
     }
 
-    /// Stands still while there is a debt.
+    /// Pauses while there is a debt; returns when work can continue.
     fn wait(&mut self, mut now: Nanos) -> Nanos {
         while self.budget <= 0 {
             now = (now + self.period_phase) / self.period * self.period + self.period

@@ -1,7 +1,7 @@
-//! The schedule of a measured run, to be met again by a simulated fleet.
+//! The schedule of a measured run, replayed for a simulated fleet.
 //!
-//! A comparison of a simulation with a measurement is about the fleet then, and not about the luck
-//! of two different draws.
+//! A comparison of a simulation with a measurement is then about the fleet, not about the luck of
+//! two different draws.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ pub(crate) struct Replay {
     warm_up: usize,
 }
 
-/// How many requests a load run measured, if it says so.
+/// How many requests a load run measured, if its summary states it.
 fn requests(folder: &Path) -> Option<u64> {
     #[derive(Deserialize)]
     struct Summary {

@@ -12,7 +12,7 @@ use super::clock::{Nanos, VirtualTime};
 pub(crate) struct Request {
     /// Its number in the order of arrival.
     pub(crate) number: u64,
-    /// What it is about, for the hash policy.
+    /// Its key for the hash policy.
     pub(crate) key: u64,
     /// When it arrived at the balancer.
     pub(crate) arrived: Nanos,
@@ -20,19 +20,19 @@ pub(crate) struct Request {
     pub(crate) queued: Nanos,
     /// Seconds that a worker computes on it.
     pub(crate) demand: f64,
-    /// What is decided about it.
+    /// Decides what happens to it.
     pub(crate) dispatch: Dispatch<StatusReply>,
     /// The running attempt.
     pub(crate) attempt: Option<Attempt<VirtualTime>>,
     /// Its place in the balancer's queue.
     pub(crate) waiter: Option<Waiter>,
-    /// Which wait that is.
+    /// Number of its latest wait.
     pub(crate) wait: u32,
-    /// The queue that the worker reports with its answer.
+    /// Length of the queue that the worker reports with its answer.
     pub(crate) reported: u32,
 }
 
-/// What a worker answers.
+/// A worker's answer.
 #[derive(Debug)]
 pub(crate) struct StatusReply(pub(crate) StatusCode);
 
@@ -74,7 +74,7 @@ impl Requests {
         self.free.push(slot);
     }
 
-    /// Requests that have not ended.
+    /// Number of requests that have not ended.
     pub(crate) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }

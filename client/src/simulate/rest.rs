@@ -1,49 +1,49 @@
 //! What a worker saves on the first request after a rest.
 //!
-//! A worker with a CPU quota that had nothing to do for a moment has some of it left, and answers the
-//! next request sooner than one that goes from request to request. What it saves belongs neither to
-//! the request nor to the moment but to what the simulation is about: whether a worker was busy. So
-//! it is added to the costs of a measured run, and taken off where a simulated worker rests. It is
-//! the mean over requests after rests of about the same length, and a longer rest saves no less
-//! (Ayer et al., "An empirical distribution function for sampling with incomplete information",
-//! 1955).
+//! A worker with a CPU quota that was idle for a moment has some of it left, and answers the next
+//! request sooner than one that goes from request to request. The saving belongs neither to the
+//! request nor to the moment but to the subject of the simulation: whether a worker was busy. It is
+//! therefore added to the costs of a measured run, and subtracted where a simulated worker rests.
+//! It is the mean over requests after rests of about the same length, and a longer rest saves no
+//! less (Ayer et al., "An empirical distribution function for sampling with incomplete
+//! information", 1955).
 
 use std::sync::Arc;
 
-/// Fewer requests than this tell nothing of a length of rest.
+/// Fewer requests than this say nothing about a length of rest.
 const FEWEST: usize = 30;
-/// Lengths that are told apart.
+/// Number of lengths that are distinguished.
 const LENGTHS: usize = 24;
-/// Of a difference that is chance fewer than one in a thousand have more standard errors.
+/// Fewer than one in a thousand differences due to chance exceed this many standard errors.
 const ERRORS: f64 = 3.3;
-/// No rest takes more than this share off a request.
+/// No rest saves more than this share of a request.
 const MOST: f64 = 0.95;
 
 /// A request of a measured run: how long its worker had rested, and what it cost above the usual.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Rested {
-    /// Seconds; nothing if the request had to wait for its worker.
+    /// Seconds; `None` if the request had to wait for its worker.
     pub(crate) rest: Option<f64>,
     /// Seconds more than usual for such a request, or less.
     pub(crate) excess: f64,
 }
 
-/// What a request costs less after a rest, by the length of the rest.
+/// What a request saves after a rest, by the length of the rest.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rest {
     steps: Arc<[Step]>,
 }
 
-/// A rest of this length or longer, up to the next one.
+/// A rest of this length or longer, up to that of the next step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Step {
     rest: f64,
-    /// Seconds less.
+    /// Seconds saved.
     gain: f64,
 }
 
 impl Rest {
-    /// Of what was seen; nothing if rests save nothing, or too few were seen.
+    /// Estimated from these requests; `None` if rests save nothing or there are too few.
     pub(crate) fn of(seen: &[Rested]) -> Option<Self> {
         let waited: Vec<f64> =
             seen.iter().filter(|it| it.rest.is_none()).map(|it| it.excess).collect();
@@ -63,7 +63,7 @@ impl Rest {
         for requests in rested.chunks(size) {
             let sum: f64 = requests.iter().map(|it| at_work - it.1).sum();
             blocks.push(Block { rest: requests[0].0, sum, count: requests.len() as f64 });
-            // Blocks that say that a longer rest saves less are one.
+            // Merge blocks in which a longer rest would save less.
             while let [.., one, other] = &blocks[..] {
                 if one.mean() < other.mean() {
                     break;
@@ -81,13 +81,13 @@ impl Rest {
         Some(Self { steps: blocks.iter().map(step).collect() })
     }
 
-    /// Seconds that a request costs less after so many seconds of rest.
+    /// Seconds that a request saves after a rest of `rest` seconds.
     pub(crate) fn gain(&self, rest: f64) -> f64 {
         let after = self.steps.partition_point(|step| step.rest <= rest);
         after.checked_sub(1).map_or(0.0, |last| self.steps[last].gain)
     }
 
-    /// What is left of `seconds` after a rest.
+    /// What remains of a cost of `seconds` after a rest.
     pub(crate) fn shortened(&self, seconds: f64, rest: f64) -> f64 {
         seconds - self.gain(rest).min(MOST * seconds)
     }

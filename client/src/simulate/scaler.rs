@@ -1,15 +1,15 @@
 //! A fleet that follows its load, with the delay that real machines have.
 //!
-//! The rule of Kubernetes' horizontal autoscaler: the fleet is multiplied by measured over aimed-at
-//! utilisation, rounded up; what is booting counts as there; and it shrinks to the largest size that
-//! was wanted in the last few measurements, so that a short lull costs nothing.
+//! The rule of Kubernetes' horizontal autoscaler: the fleet is multiplied by measured over target
+//! utilisation, rounded up; booting workers count as present; and it shrinks to the largest size
+//! that was wanted in the last few measurements, so that a short lull costs nothing.
 
 use super::clock::{Nanos, nanos_of};
 use super::scenario::Scaling;
 
-/// How many measurements a smaller fleet must be wanted for.
+/// Number of measurements for which a smaller fleet must be wanted.
 const PATIENCE: usize = 4;
-/// Closer to the aim than this, nothing changes.
+/// Within this relative distance from the target, nothing changes.
 const TOLERANCE: f64 = 0.1;
 
 /// How many workers to start and to stop.
@@ -19,7 +19,7 @@ pub(crate) struct Change {
     pub(crate) stop: usize,
 }
 
-/// What the scaler remembers.
+/// The state of the scaler.
 #[derive(Debug)]
 pub(crate) struct Scaler {
     ready: usize,
@@ -40,7 +40,7 @@ impl Scaler {
         }
     }
 
-    /// A worker that was booting is ready.
+    /// Records that a booting worker is ready.
     pub(crate) fn joined(&mut self) {
         self.booting -= 1;
         self.ready += 1;
@@ -75,7 +75,7 @@ impl Scaler {
     reason = "a share of at most MAX_WORKERS"
 )]
 fn ceiling(value: f64) -> usize {
-    // A hair above a whole number is rounding, not need.
+    // A hair above a whole number is a rounding error, not need.
     (value - 1e-9).ceil().max(0.0) as usize
 }
 

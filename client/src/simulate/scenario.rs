@@ -1,4 +1,4 @@
-//! What is simulated: one value, complete and checked.
+//! What is simulated, as one complete value that can be checked.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,13 +12,13 @@ use super::quota::Quota;
 use super::rest::Rest;
 use super::service::ServiceTime;
 
-/// The most workers that a simulation takes.
+/// Maximum number of workers in a simulation.
 pub const MAX_WORKERS: usize = 10_000;
 
-/// Each of them is an event as a request is.
+/// Each crash is an event, as each request is.
 const MAX_CRASHES: f64 = 1e8;
 
-/// A fleet, its load and its misfortunes.
+/// A fleet, its load and its faults.
 #[derive(Debug, Clone)]
 pub struct Scenario {
     /// Workers at the start.
@@ -31,15 +31,15 @@ pub struct Scenario {
     pub uniform: bool,
     /// Time that a worker computes on one request.
     pub service: ServiceTime,
-    /// Who takes the next request.
+    /// How the worker for the next request is picked.
     pub policy: Kind,
     /// How many requests arrive.
     pub requests: u64,
     /// Share of the requests, from the first, that is not counted.
     pub warm_up: f64,
-    /// Also leaves out the first requests that the run shows to come before its steady state.
+    /// Whether to also leave out the first requests that turn out to precede the steady state.
     pub removes_transient: bool,
-    /// Everything random follows from this.
+    /// Seed of everything random.
     pub seed: u64,
     /// One-way delay between balancer and worker.
     pub network: Duration,
@@ -53,28 +53,29 @@ pub struct Scenario {
     pub crashes: Option<Crashes>,
     /// A fleet that follows its load.
     pub scaling: Option<Scaling>,
-    /// A balancer that starts and stops its own workers, of which there are `workers` at first.
+    /// A balancer that starts and stops its own workers, beginning with `workers` of them.
     pub elastic: Option<Elastic>,
     /// The minimum length of the simulation.
     pub lasts: Duration,
     /// A limit on the CPU of each worker; service times are then CPU times.
     pub quota: Option<Quota>,
-    /// When requests arrive, in nanoseconds, instead of by `rate`: the schedule of a measured run.
+    /// When requests arrive, in nanoseconds, instead of by `rate`: the schedule of a measured run,
+    /// or one drawn from stages.
     pub instants: Option<Arc<[u64]>>,
     /// Service time of each request in seconds, instead of draws from `service`: what each request of
     /// a measured run cost its worker.
     pub costs: Option<Arc<[f64]>>,
-    /// How fast each worker is at each moment; without, always the same. Of more workers than there are
-    /// paces some have the same one.
+    /// How fast each worker is at each moment; `None` for constant speed. If there are more workers
+    /// than paces, some of them share a pace.
     pub paces: Option<Arc<[Pace]>>,
-    /// What a request costs a worker less after a rest; without, nothing.
+    /// What a request saves after a rest of its worker; `None` for nothing.
     pub rest: Option<Rest>,
 }
 
 /// How a worker forms batches, as the worker's batcher does.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Batch {
-    /// No batch is larger.
+    /// Maximum size of a batch.
     pub max: usize,
     /// How long the oldest request waits for its batch to fill.
     pub delay: Duration,
@@ -88,11 +89,11 @@ pub struct Batch {
 pub struct Limits {
     /// Requests that may wait in one worker.
     pub worker_queue: usize,
-    /// Requests that the balancer has on one worker at a time.
+    /// Requests that the balancer may have in flight on one worker.
     pub in_flight: u32,
-    /// Requests that may wait in the balancer while every worker has its limit.
+    /// Requests that may wait in the balancer while every worker is at its limit.
     pub balancer_queue: usize,
-    /// How long they may wait; a queue that stands for longer is kept short.
+    /// How long they may wait; a queue that persists for longer is kept short.
     pub queue_time: Duration,
     /// Time after which a request is given up.
     pub deadline: Duration,
@@ -132,7 +133,7 @@ pub struct Scaling {
     pub min: usize,
     /// The most workers.
     pub max: usize,
-    /// The utilisation that is aimed at.
+    /// The target utilisation.
     pub target: f64,
     /// How often it is measured.
     pub every: Duration,
@@ -140,7 +141,7 @@ pub struct Scaling {
     pub boot: Duration,
 }
 
-/// A balancer's own workers, as `balancer --spawn MIN..MAX` has them.
+/// A balancer's own workers, as with `balancer --spawn MIN..MAX`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Elastic {
     /// How many there may be.
@@ -149,17 +150,17 @@ pub struct Elastic {
     pub start_up: Duration,
     /// How long fewer must have been enough before one is stopped.
     pub shrink_after: Duration,
-    /// The time within which 95 % of the requests should be answered, if that is to count.
+    /// The time within which 95 % of the requests should be answered, if latency is to count.
     pub latency: Option<Duration>,
 }
 
 impl Scenario {
-    /// Seconds that request `number` is known to cost.
+    /// The cost of request `number` in seconds, if known.
     pub(crate) fn cost_of(&self, number: u64) -> Option<f64> {
         self.costs.as_ref()?.get(usize::try_from(number).ok()?).copied()
     }
 
-    /// How fast worker `number` is, if that changes.
+    /// How fast worker `number` is, if its speed changes.
     pub(crate) fn pace_of(&self, number: usize) -> Option<&Pace> {
         let paces = self.paces.as_ref().filter(|paces| !paces.is_empty())?;
         paces.get(number % paces.len())
@@ -201,18 +202,18 @@ impl Scenario {
         resized.unwrap_or(WorkerRange::fixed(self.workers))
     }
 
-    /// Requests per second that the largest fleet can do; batching and slow nodes aside.
+    /// Requests per second that the largest fleet can serve, not counting batching and slow nodes.
     pub(crate) fn capacity(&self) -> f64 {
         let share = self.quota.map_or(1.0, |quota| quota.share());
         self.range().max as f64 * self.threads as f64 * share / self.service.mean()
     }
 
-    /// Busy share that the load asks of the largest fleet; batching and slow nodes aside.
+    /// Share of the largest fleet that the load keeps busy, not counting batching and slow nodes.
     pub fn offered_utilisation(&self) -> f64 {
         self.rate / self.capacity()
     }
 
-    /// The same of the most that the fleet can do: in full batches, and by its slow nodes as well.
+    /// The same for what the fleet can really serve: in full batches, and with its slow nodes.
     pub fn load(&self) -> f64 {
         let Batch { max, marginal, .. } = self.batch;
         let gain = max as f64 / (1.0 + (max - 1) as f64 * marginal);
@@ -224,7 +225,7 @@ impl Scenario {
         self.offered_utilisation() / gain.max(1.0) / speed
     }
 
-    /// How many crashes are to be expected.
+    /// The expected number of crashes.
     fn expected_crashes(&self) -> f64 {
         let length = (self.requests as f64 / self.rate).max(self.lasts.as_secs_f64());
         self.crashes.map_or(0.0, |crashes| {
@@ -268,7 +269,7 @@ impl Scenario {
         self.check_trouble()
     }
 
-    /// Refuses misfortune that cannot be simulated.
+    /// Refuses faults that cannot be simulated.
     fn check_trouble(&self) -> Result<()> {
         if let Some((count, factor)) = self.slow {
             ensure!(count <= self.workers, "{count} slow workers of {}", self.workers);
@@ -285,7 +286,7 @@ impl Scenario {
         Ok(())
     }
 
-    /// Refuses a fleet that cannot grow and shrink as it should.
+    /// Refuses a fleet that cannot grow and shrink as configured.
     fn check_sizes(&self) -> Result<()> {
         if let Some(elastic) = self.elastic {
             let range = elastic.range.min..=elastic.range.max;

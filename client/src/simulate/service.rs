@@ -1,14 +1,14 @@
 //! How long a worker computes on one request: analytic, or as it was measured.
 //!
-//! Measured service times are those of a results folder in their order, drawn in stretches: slow
-//! moments come together, and requests that meet one together queue behind each other. Drawn one by
-//! one they would not, and the tail of a busy fleet would come out still shorter. A stretch ends
-//! with the same chance after each request (Politis and Romano, "The Stationary Bootstrap", 1994),
-//! so that every request is drawn as often as any other. Of a worker that states its stages it is
-//! the time that its model computed, which is how long the next request has to wait; what is left
-//! of the round trip without the queue delays a request and occupies nothing. So a run at any load will do, and
-//! one at the load in question also shows what workers do to each other. Without stages take a run
-//! at low load, where nothing had to queue.
+//! Measured service times come from a results folder, in their order, and are drawn in stretches:
+//! slow moments cluster, and requests that hit the same one queue behind each other. Drawn one by
+//! one they would not, and the tail of a busy fleet would come out even shorter. A stretch ends
+//! with the same probability after each request (Politis and Romano, "The Stationary Bootstrap",
+//! 1994), so that every request is drawn equally often. If the worker reports its stages, the
+//! service time is its model's compute time, which is how long the next request has to wait; the
+//! rest of the round trip, without the queue, delays a request but occupies nothing. A run at any
+//! load will then do, and one at the load in question also shows how workers affect each other.
+//! Without stages, use a run at low load, where nothing had to queue.
 
 use std::fmt;
 use std::path::Path;
@@ -34,17 +34,17 @@ pub enum ServiceTime {
     Measured(Arc<[f64]>),
 }
 
-/// On average this many stretches have as many requests as the measured run.
+/// On average, this many stretches together are as long as the measured run.
 const STRETCHES: f64 = 20.0;
 /// Longer than any sensible service; keeps sums of nanoseconds far from overflow.
 const LONGEST: Duration = Duration::from_hours(1);
 
-/// What a results folder says.
+/// What is known from a results folder.
 #[derive(Debug, Clone)]
 pub struct Measured {
     /// How long workers computed.
     pub service: ServiceTime,
-    /// One way between there and here.
+    /// One-way delay of the network.
     pub network: Duration,
 }
 
@@ -59,7 +59,7 @@ impl ServiceTime {
         }
     }
 
-    /// Something that draws from this distribution.
+    /// A sampler that draws from this distribution.
     #[expect(clippy::missing_panics_doc, reason = "parsing checks mean and variation")]
     pub fn sampler(&self) -> Sampler {
         match self {
@@ -75,8 +75,9 @@ impl ServiceTime {
         }
     }
 
-    /// The service times of the samples of a results folder that succeeded: what the worker says its
-    /// model took, or all of it but the queue, and the rest of the round trip as network.
+    /// The service times of the successful samples of a results folder: the compute time that the
+    /// worker reports for its model, otherwise all of its time except the queue. The rest of the
+    /// round trip counts as network.
     pub fn measured(folder: &Path) -> Result<Measured> {
         #[derive(Deserialize)]
         struct Row {
@@ -110,7 +111,7 @@ impl ServiceTime {
             times.len()
         );
         rests.sort_unstable_by(f64::total_cmp);
-        // The median: a hiccup of the machine is no network.
+        // The median, since a hiccup of the machine is not network delay.
         let network = Duration::from_secs_f64(rests[rests.len() / 2] / 2.0);
         Ok(Measured { service: Self::Measured(times.into()), network })
     }
@@ -167,17 +168,17 @@ pub enum Sampler {
     Exponential(f64),
     /// Log-normal, with the parameters of the logarithm.
     LogNormal(LogNormal<f64>),
-    /// Stretches of what was measured.
+    /// Stretches of the measured times.
     Measured(Stretches),
 }
 
-/// Where a measured sequence is drawn from.
+/// Draws stretches of a measured sequence.
 #[derive(Debug, Clone)]
 pub struct Stretches {
     times: Arc<[f64]>,
-    /// The next one of the stretch; none before the first.
+    /// Position of the next time of the stretch; `None` before the first.
     next: Option<usize>,
-    /// The chance that a stretch ends.
+    /// The probability that a stretch ends.
     end: f64,
 }
 
@@ -207,7 +208,7 @@ impl Stretches {
             Some(next) if !rng.random_bool(self.end) => next,
             Some(_) | None => rng.random_range(0..self.times.len()),
         };
-        // After the last comes the first, or those near the ends would be drawn less often.
+        // Wraps around, or the times near the ends would be drawn less often.
         self.next = Some((from + 1) % self.times.len());
         self.times[from]
     }

@@ -1,24 +1,24 @@
 //! Has a simulation reached its steady state, and for long enough to say anything about it?
 //!
-//! A fleet begins empty, so its first requests are faster than what is asked about. How many of them
-//! are left out is found by MSER (White, "An Effective Truncation Heuristic for Bias Reduction in
-//! Simulation Output", 1997) on means of batches, as in White, Cobb and Spratt's MSER-5 (2000): the
-//! cut after which the mean of the rest is known best. The rest is cut into batches again, and their
-//! spread says how well its mean and its tail are known.
+//! A fleet begins empty, so its first requests are faster than those of the steady state. How many
+//! of them to leave out is determined by MSER (White, "An Effective Truncation Heuristic for Bias
+//! Reduction in Simulation Output", 1997) on means of batches, as in White, Cobb and Spratt's
+//! MSER-5 (2000): it finds the cut after which the mean of the rest is known best. The rest is cut
+//! into batches again, and their spread shows how well its mean and its tail are known.
 
 use crate::stats::{Estimate, mean};
 
-/// Parts of a run.
+/// Number of segments in a run.
 pub(crate) const SEGMENTS: u64 = 60;
-/// A mean that is known to this share of itself is known.
+/// Relative error up to which a mean counts as known.
 const PRECISE: f64 = 0.05;
-/// A tail is seen less often, and known if it is known to this share of itself.
+/// The same for a tail, which is observed less often.
 const PRECISE_TAIL: f64 = 0.1;
 
-/// How many of the first values are left out: those without which the mean of the others has the
-/// smallest error. `None` if that would be more than half, which says that the run is too short.
+/// How many of the first values to leave out so that the mean of the others has the smallest error.
+/// `None` if that would be more than half, which means that the run is too short.
 pub(crate) fn transient(values: &[f64]) -> Option<usize> {
-    // Of the last few values any two may be alike by chance.
+    // Any two of the last few values may be alike by chance.
     const LAST: usize = 5;
     let error = |cut: usize| {
         let rest = &values[cut..];
@@ -28,21 +28,21 @@ pub(crate) fn transient(values: &[f64]) -> Option<usize> {
     };
     let cuts = || 0..=values.len().saturating_sub(LAST);
     let least = cuts().map(error).min_by(f64::total_cmp)?;
-    // Of equal cuts the first, and what differs by rounding is equal: a fleet without any queue always
-    // takes the same time.
+    // The first of equal cuts, where differences due to rounding do not count: a fleet without any
+    // queue always takes the same time.
     let rounding = (mean(values)? * 1e-9).powi(2);
     let best = cuts().find(|cut| error(*cut) <= least + rounding)?;
     (best <= values.len() / 2).then_some(best)
 }
 
-/// Half of the 95 % interval of the mean, as a share of it; nothing if there are too few values.
+/// Half the width of the 95 % interval of the mean, as a share of it; `None` for too few values.
 pub(crate) fn precision(values: &[f64]) -> Option<f64> {
     let estimate = Estimate::of(values, mean)?;
     let interval = estimate.interval();
     (estimate.value > 0.0).then(|| (interval.high - interval.low) / 2.0 / estimate.value)
 }
 
-/// Why a run was too short; nothing if it was long enough.
+/// Why a run was too short; `None` if it was long enough.
 pub(crate) fn doubt(
     has_ended_transient: bool,
     of_mean: Option<f64>,

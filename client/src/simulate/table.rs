@@ -1,4 +1,4 @@
-//! The result of `client simulate` as a table, with what theory says where it says anything.
+//! The result of `client simulate` as a table, with the results of theory where there are any.
 
 use std::io::Write;
 
@@ -11,7 +11,7 @@ use super::service::ServiceTime;
 use super::theory::MarkovQueue;
 use crate::report::{Table, number};
 
-/// Most changes of the number of workers that are shown.
+/// Maximum number of changes in the number of workers to show.
 const MAX_CHANGES: usize = 50;
 
 const HEADS: [&str; 11] = [
@@ -46,7 +46,7 @@ pub(crate) fn write(
     )?;
     let mut table = Table::new(&HEADS);
     for outcome in outcomes {
-        // Where latency only says how long the run was, none is told.
+        // Latency under overload only reflects the length of the run, so it is not shown.
         let times = if outcome.is_overloaded {
             [f64::NAN; 5]
         } else {

@@ -1,4 +1,4 @@
-//! What queueing theory knows exactly: the yardstick of the simulator.
+//! Exact results of queueing theory: the yardstick for the simulator.
 //!
 //! M/M/c with one queue in front (Erlang 1917; see Kleinrock, "Queueing Systems" 1, 1975, chapter
 //! 3). With `c = 1` it is M/M/1, which is what each worker is under the random policy. The time in
@@ -27,7 +27,7 @@ impl MarkovQueue {
         if load >= self.servers as f64 {
             return 1.0;
         }
-        // Erlang B by its recursion, which overflows for no number of servers.
+        // Erlang B by its recursion, which does not overflow for any number of servers.
         let blocked = (1..=self.servers).fold(1.0, |b, k| load * b / (k as f64 + load * b));
         blocked / (1.0 - self.utilisation() * (1.0 - blocked))
     }

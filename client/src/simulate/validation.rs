@@ -1,9 +1,9 @@
-//! The simulation against a measured run: the same arrivals, and both sides' quantiles.
+//! Compares the simulation with a measured run: the same arrivals, and the quantiles of both.
 //!
-//! A tail measured over a minute is itself uncertain, so it has an interval: blocks of consecutive
-//! requests are resampled, since neighbours share a queue. The simulation is repeated with other
-//! picks (and other service times, if they are not the run's own); its mean is the prediction, its
-//! range shows what luck does.
+//! A tail measured over a minute is itself uncertain, so it gets an interval: blocks of consecutive
+//! requests are resampled, since neighbours share a queue. The simulation is repeated with
+//! different picks (and different service times, unless they are the run's own); its mean is the
+//! prediction, and its range shows the effect of chance.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -17,10 +17,10 @@ use super::{Scenario, SimulatedRun, simulate};
 use crate::report::{Table, number};
 use crate::stats::{Interval, bootstrap_blocks, mean, quantile_of, samples_for};
 
-/// Simulations of each scenario.
+/// Simulations per scenario.
 const DRAWS: u64 = 20;
 
-/// A quantile: its name, its rank, and where a simulation has it, in seconds.
+/// A quantile: its name, its rank, and how to read it from a simulation, in seconds.
 type Quantile = (&'static str, f64, fn(&SimulatedRun) -> f64);
 /// The quantiles that are compared.
 const QUANTILES: [Quantile; 3] =
@@ -49,7 +49,7 @@ struct QuantileCheck {
     simulated: f64,
     least: f64,
     most: f64,
-    /// Of the prediction, as a share of what was measured.
+    /// Error of the prediction, as a share of the measured value.
     error: f64,
 }
 
@@ -78,8 +78,9 @@ impl Measured {
         Ok(Self { run, milliseconds, workers: endpoints.len() })
     }
 
-    /// What a prediction with service times of this run is worth: how far off it is for the run itself,
-    /// whose arrivals `replay` has. In words; nothing of a run that does not say who answered.
+    /// What a prediction with service times of this run is worth, in words: how far off it is for
+    /// the run itself, with the arrivals in `replay`. `None` if the run does not record which
+    /// endpoints answered.
     fn worth(&self, replay: &Replay, like: &Scenario) -> Result<Option<String>> {
         if self.workers == 0 {
             return Ok(None);
@@ -125,7 +126,8 @@ impl Measured {
         Ok(())
     }
 
-    /// Both sides' quantiles; the measured ones with intervals, which take a while, if that is wished.
+    /// The quantiles of both; with `has_intervals`, also intervals of the measured ones, which take
+    /// a while to compute.
     fn compare(&self, scenario: &Scenario, has_intervals: bool) -> Result<Vec<QuantileCheck>> {
         let draw = |number: u64| {
             simulate(&Scenario { seed: scenario.seed.wrapping_add(number), ..scenario.clone() })
@@ -137,7 +139,7 @@ impl Measured {
         };
         let held = |(name, q, read): Quantile| {
             let found: Vec<f64> = outcomes.iter().map(|outcome| read(outcome) * 1e3).collect();
-            // Of too few requests, measured or simulated, there is no such quantile.
+            // Too few requests, measured or simulated, have no such quantile.
             let is_sound = self.milliseconds.len() as f64 >= samples_for(q);
             if !is_sound || found.iter().any(|figure| figure.is_nan()) {
                 return None;
@@ -163,8 +165,8 @@ impl Measured {
     }
 }
 
-/// How far figures that are simulated with the service times of a run are to be trusted, if that can be
-/// told: of one trial, whose requests say who answered.
+/// How far to trust figures that are simulated with the service times of a run. `None` unless the
+/// run is a single trial that records which endpoints answered.
 pub(crate) fn worth(folder: &Path, like: &Scenario) -> Result<Option<String>> {
     let (Ok(measured), Ok(replay)) = (Measured::read(folder), Replay::read(folder)) else {
         return Ok(None);

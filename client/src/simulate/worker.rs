@@ -1,8 +1,7 @@
 //! One simulated worker: a bounded queue in front of executors that take batches.
 //!
-//! Follows the worker's batcher: an executor that is free takes a batch when it is full or when its
-//! oldest request has waited long enough. What a batch costs is its heaviest request plus a share
-//! of the others.
+//! Follows the worker's batcher: a free executor takes a batch when that is full or its oldest
+//! request has waited long enough. A batch costs its heaviest request plus a share of the others.
 
 use std::collections::VecDeque;
 
@@ -17,7 +16,7 @@ use super::scenario::{Batch, Scenario};
 #[derive(Debug)]
 pub(crate) struct Worker {
     number: u32,
-    /// Times slower than the service times say.
+    /// How many times slower it is than the service times state.
     slowness: f64,
     batch: Batch,
     meter: Option<Meter>,
@@ -25,7 +24,7 @@ pub(crate) struct Worker {
     rest: Option<Rest>,
     /// Whether it answers at all.
     pub(crate) is_alive: bool,
-    /// Counts crashes; what was planned in an earlier life does not happen.
+    /// Number of crashes so far; events planned in an earlier life are stale.
     pub(crate) life: u32,
     /// Nanoseconds that its executors compute, counted when a batch begins.
     busy: Nanos,
@@ -81,8 +80,8 @@ impl Worker {
         self.queue.push_back(request);
     }
 
-    /// Whether a batch can be begun now; plans the moment when the oldest has waited long enough
-    /// otherwise.
+    /// Whether a batch can start now; if not, schedules the moment when the oldest request will
+    /// have waited long enough.
     pub(crate) fn can_start(&mut self, all: &Requests, clock: &mut Clock) -> bool {
         if self.idle == 0 {
             return false;
@@ -103,17 +102,17 @@ impl Worker {
         false
     }
 
-    /// Forgets that the closing of a batch was planned.
+    /// Clears the plan to close a batch.
     pub(crate) fn closed(&mut self) {
         self.closing = false;
     }
 
-    /// Takes the oldest waiting request out.
+    /// Removes the oldest waiting request.
     pub(crate) fn pop(&mut self) -> Option<u32> {
         self.queue.pop_front()
     }
 
-    /// Begins a batch of up to `batch.max` requests, of which `first` is one.
+    /// Starts a batch of up to `batch.max` requests, including `first`.
     pub(crate) fn start(&mut self, first: u32, all: &Requests, clock: &mut Clock) {
         let free = self.executors.iter().position(|executor| executor.batch.is_empty());
         let index = free.expect("can_start found a free executor");
@@ -150,7 +149,7 @@ impl Worker {
         self.idle += 1;
     }
 
-    /// Dies: everything on it goes to `lost`, and the work that was not done is not counted.
+    /// Crashes: all of its requests go to `lost`, and unfinished work is not counted.
     pub(crate) fn crash(&mut self, now: Nanos, lost: &mut Vec<u32>) {
         self.is_alive = false;
         self.life += 1;

@@ -1,8 +1,8 @@
-//! CPU shares by control group: how a node is made exactly as fast as another.
+//! CPU shares by control group, which make one node exactly as fast as another.
 //!
 //! A quota, not a weight: a weight lets one worker use a whole idle machine, and then two workers
-//! are not twice one. Both generations of the kernel's interface are known; where neither has a
-//! `cpu` controller, the slice still works and says that shares are not applied.
+//! are not twice as fast. Both versions of the kernel's interface are supported; if neither has a
+//! `cpu` controller, the slice still works and reports that shares are not applied.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,11 +14,11 @@ use super::layout;
 
 /// Where the control groups of the kernel are.
 const ROOT: &str = "/sys/fs/cgroup";
-/// Short, so that a worker that has used its share waits little for the next; the kernel's default
-/// of 100 ms would show up in every tail latency. The kernel looks at its timer's ticks, commonly 4
-/// ms apart, whether a quota is used up, so a shorter period would gain nothing.
+/// Short, so that a worker that has used up its quota does not wait long for the next; the kernel's
+/// default of 100 ms would show up in every tail latency. The kernel checks at timer ticks,
+/// commonly 4 ms apart, whether a quota is used up, so a shorter period would gain nothing.
 const PERIOD_MICROS: f64 = 10_000.0;
-/// The kernel takes no smaller quota.
+/// The kernel accepts no smaller quota.
 const MIN_QUOTA_MICROS: f64 = 1000.0;
 const MAX_PERIOD_MICROS: f64 = 1_000_000.0;
 
@@ -31,7 +31,7 @@ pub(crate) enum Hierarchy {
     V2(PathBuf),
 }
 
-/// A number of CPUs for clap.
+/// Parses a number of CPUs for clap.
 pub(crate) fn share(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(cpus) if (0.001..=1024.0).contains(&cpus) => Ok(cpus),
@@ -39,14 +39,14 @@ pub(crate) fn share(text: &str) -> Result<f64, String> {
     }
 }
 
-/// The share of each of `workers`: a quarter of the machine among them, so that neither the balancer
-/// nor the client nor the memory they all share is ever the limit, and never more than a core.
+/// The share of each of `workers`: an equal part of a quarter of the machine, and at most a core,
+/// so that neither the balancer nor the client nor the memory they all share is ever the limit.
 pub(crate) fn fair_share(cores: usize, workers: usize) -> f64 {
     (cores as f64 / 4.0 / workers.max(1) as f64).clamp(0.001, 1.0)
 }
 
 impl Hierarchy {
-    /// What is mounted here, if it can limit CPU.
+    /// The hierarchy that is mounted here, if it can limit CPU.
     pub(crate) fn detect() -> Option<Self> {
         Self::below(Path::new(ROOT))
     }
@@ -73,7 +73,7 @@ impl Hierarchy {
         self.folder().join(layout::group(slice))
     }
 
-    /// Makes the group of a node, limited to `cpus` if given.
+    /// Creates the group of a node, limited to `cpus` if given.
     pub(crate) fn create(&self, slice: &str, node: &str, cpus: Option<f64>) -> Result<()> {
         let (parent, group) = (self.slice(slice), self.slice(slice).join(node));
         fs::create_dir_all(&group).with_context(|| format!("cgroup {}", group.display()))?;
@@ -92,7 +92,7 @@ impl Hierarchy {
         }
     }
 
-    /// The file that a process of `node` writes its id to.
+    /// The file to which a process of `node` writes its id.
     pub(crate) fn members(&self, slice: &str, node: &str) -> PathBuf {
         self.slice(slice).join(node).join("cgroup.procs")
     }
@@ -107,7 +107,7 @@ impl Hierarchy {
             .collect()
     }
 
-    /// Whether anything of the slice is there.
+    /// Whether the slice has any groups.
     pub(crate) fn holds(&self, slice: &str) -> bool {
         self.slice(slice).exists()
     }
@@ -142,7 +142,7 @@ fn write(file: &Path, text: &str) -> Result<()> {
     fs::write(file, text).with_context(|| format!("writing {text} to {}", file.display()))
 }
 
-/// Microseconds of CPU in each period of microseconds, and that period.
+/// Microseconds of CPU per period, and the period in microseconds.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,

@@ -1,7 +1,7 @@
 //! How an existing slice differs from the requested one.
 //!
-//! A slice that exists is used as it is. Who asks for another one under its name must not be given
-//! this one in silence.
+//! An existing slice is used as it is. A request for a different one under its name must not
+//! silently get this one.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use rspec::{Link, Node, Rspec};
 use super::record::Record;
 use super::{Up, lifecycle};
 
-/// Fails if the flags ask for something else than what is there; nothing is asked for by default.
+/// Fails if the flags differ from the existing slice; flags that are not given do not count.
 pub(crate) fn refuse(args: &Up, record: &Record) -> Result<()> {
     let mut differences = Vec::new();
     if let Some(file) = &args.rspec {
@@ -36,7 +36,7 @@ pub(crate) fn refuse(args: &Up, record: &Record) -> Result<()> {
     )
 }
 
-/// Fails if services of these nodes run with other settings than are asked for.
+/// Fails if there are any `nodes`: their services run with other settings than requested.
 pub(crate) fn refuse_services(slice: &str, nodes: &[&str]) -> Result<()> {
     if nodes.is_empty() {
         return Ok(());
@@ -50,7 +50,7 @@ pub(crate) fn refuse_services(slice: &str, nodes: &[&str]) -> Result<()> {
     )
 }
 
-/// In words, node by node and link by link; what is only said to testbeds does not matter.
+/// The differences in words, per node and per link. Settings meant only for testbeds are ignored.
 fn between(has: &Rspec, asked: &Rspec) -> Vec<String> {
     let nodes = |rspec: &Rspec| -> BTreeMap<String, String> {
         rspec.nodes.iter().map(|node| (node.client_id.clone(), addresses(node))).collect()

@@ -1,8 +1,8 @@
-//! A slice as a picture: nodes with their roles, links with their addresses and what traffic suffers on
-//! them. Pure; the same request gives the same picture.
+//! A slice as a picture: nodes with their roles, links with their addresses and the shaping of
+//! their traffic. Pure; the same request gives the same picture.
 //!
-//! Nodes stand on a circle, and a node that has links to most of the others in its middle: the star of
-//! this project then looks like one. A LAN is a bar between its ends.
+//! Nodes are placed on a circle, and a node that is linked to most of the others in its middle, so
+//! that the star of this project looks like one. A LAN is a bar between its ends.
 
 use std::f64::consts::TAU;
 use std::fmt::Write;
@@ -14,7 +14,7 @@ use super::layout::{Layout, Link, Node};
 
 /// Half the size of a node's box.
 const BOX: Coordinates = Coordinates { x: 62.0, y: 22.0 };
-/// Length of the circle for each node on it.
+/// Length of the circle per node on it.
 const ROOM: f64 = 190.0;
 const MARGIN: f64 = 110.0;
 
@@ -53,7 +53,7 @@ pub(super) fn svg(layout: &Layout) -> String {
     svg
 }
 
-/// Where the nodes stand, and how wide the picture is.
+/// The positions of the nodes, and the width of the picture.
 fn places(layout: &Layout) -> (Vec<Coordinates>, f64) {
     let count = layout.nodes.len();
     let hub = hub(layout);
@@ -66,7 +66,7 @@ fn places(layout: &Layout) -> (Vec<Coordinates>, f64) {
         if hub == Some(node) {
             return middle;
         }
-        // The first one stands at the left, where pictures of services have their clients.
+        // The first one is on the left, where diagrams of services have their clients.
         let angle = TAU * (f64::from(next) / around.max(1) as f64 + 0.5);
         next += 1;
         Coordinates { x: middle.x + radius * angle.cos(), y: middle.y + radius * angle.sin() }
@@ -88,7 +88,7 @@ fn hub(layout: &Layout) -> Option<usize> {
     };
     let hub = (0..layout.nodes.len()).max_by_key(|node| (neighbours(*node), usize::MAX - node))?;
     let others = layout.nodes.len() - 1;
-    // Where every node sees all others there is no middle.
+    // There is no middle where every node sees all others, as in a LAN.
     let is_star = neighbours(hub) * 2 > others && layout.links.iter().all(|it| it.ends.len() == 2);
     (is_star && others > 1).then_some(hub)
 }
@@ -160,7 +160,7 @@ fn draw_link(svg: &mut String, layout: &Layout, link: &Link, places: &[Coordinat
     }
 }
 
-/// What traffic suffers: once where it is the same in all directions.
+/// How traffic is shaped, stated once if it is the same in all directions.
 fn suffered(layout: &Layout, link: &Link) -> String {
     let of_end = |end: &super::layout::End| {
         layout.port(*end).shaping.as_ref().map(property).unwrap_or_default()

@@ -1,8 +1,8 @@
 //! Removes a slice when this program ends, however it ends.
 //!
-//! A helper process waits at the other end of a pipe. The pipe closes when this program lets go of
-//! it, or dies, even by `kill -9`; then the helper runs `slice down`. It also holds the lock of the
-//! slice's name, so that a new slice of that name is never built while the old one is taken apart.
+//! A helper process waits at the other end of a pipe. The pipe closes when this program drops it or
+//! dies, even by `kill -9`; then the helper runs `slice down`. It also holds the lock on the
+//! slice's name, so that a new slice of that name is never built during the removal of the old one.
 
 use std::fs::{self, File, TryLockError};
 use std::process::{Child, Command, Stdio};
@@ -14,14 +14,14 @@ use super::Which;
 /// Waits for the end of its input in a session of its own, where Ctrl-C does not reach it.
 const HELPER: &str = "cat > /dev/null; exec \"$0\" slice down --name \"$1\" --state-dir \"$2\"";
 
-/// The hold on a slice that is to go away.
+/// The hold on a slice that is to be removed.
 #[derive(Debug)]
 pub(crate) struct Guard {
     helper: Child,
 }
 
 impl Guard {
-    /// Takes the slice's name; fails if another program has it.
+    /// Locks the slice's name; fails if another program has locked it.
     pub(crate) fn take(which: &Which) -> Result<Self> {
         fs::create_dir_all(&which.state_dir)
             .with_context(|| format!("making {}", which.state_dir.display()))?;

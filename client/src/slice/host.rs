@@ -1,7 +1,7 @@
-//! Runs commands on this machine and says what went wrong in their own words.
+//! Runs commands on this machine and reports what went wrong in their own words.
 //!
-//! Only the tools that every distribution has: `ip`, `tc`, `sh`, `setsid`. Checks first that they
-//! are there and that we are root, so that nothing is half built for a foreseeable reason.
+//! Uses only the tools that every distribution has. Checks first that `ip` and `tc` are installed
+//! and that we are root, so that nothing is half built for a foreseeable reason.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
@@ -54,7 +54,7 @@ pub(crate) fn run(step: &Step) -> Result<Option<String>> {
     }
 }
 
-/// Starts what leaves its first process behind, and waits until it says that it is ready.
+/// Starts a step that continues in the background, and waits until it reports that it is ready.
 fn start(step: &Step) -> Result<()> {
     let mut command = Command::new(step.program);
     let command = command.args(&step.args).stdin(Stdio::null());
@@ -67,7 +67,7 @@ fn start(step: &Step) -> Result<()> {
     if status.success() && !said.is_empty() {
         return Ok(());
     }
-    // It has ended, or it would have said something.
+    // It has ended, or it would have printed something.
     let mut problem = String::new();
     if let Some(mut stderr) = child.stderr.take() {
         stderr.read_to_string(&mut problem)?;
@@ -75,7 +75,7 @@ fn start(step: &Step) -> Result<()> {
     bail!("{}", problem.trim())
 }
 
-/// Does what stands in for a step that this kernel cannot do, and tells what is lost.
+/// Runs the fallback of a step that this kernel cannot do, and returns what is lost.
 fn instead(step: &Step, property: &str) -> Option<String> {
     let Some(otherwise) = &step.otherwise else { return Some(property.to_owned()) };
     for step in &otherwise.steps {
@@ -91,7 +91,7 @@ fn lacks_qdisc(message: &str) -> bool {
     message.contains("qdisc kind is unknown") || message.contains("qdisc not found")
 }
 
-/// Runs a command to its end and hands back its output.
+/// Runs a command to its end and returns its output.
 fn output(command: &mut Command) -> Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let Output { status, stdout, stderr } =
@@ -134,13 +134,13 @@ pub(crate) fn is_up(namespace: &str, device: &str) -> bool {
     flags.unwrap_or(false)
 }
 
-/// Kills processes at once. One that has ended by itself is no error.
+/// Kills processes immediately. One that has already ended is no error.
 pub(crate) fn kill(processes: &[u32]) {
     if !processes.is_empty() {
         let mut command = Command::new("sh");
         command.args(["-c", "kill -KILL \"$@\"", "kill"]);
         command.args(processes.iter().map(u32::to_string));
-        // The only failure is that a process is gone, which is what was wanted.
+        // The only possible failure is that a process is already gone, which is the goal.
         let _gone = output(&mut command);
     }
 }

@@ -1,10 +1,10 @@
-//! From an RSpec to what this machine must hold: namespaces, devices, addresses and routes. Pure.
+//! From an RSpec to what this machine needs: namespaces, devices, addresses and routes. Pure.
 //!
-//! A link of two interfaces is a pair of devices, a LAN of more is a bridge in a namespace of its own.
-//! Where latency is emulated, a program in a namespace of its own stands between the ends of a link.
-//! A node with several links forwards packets; every node gets a route to each network that it does
-//! not touch, through the neighbour that is nearest to it. In the star that this project uses that
-//! is one default route through the balancer.
+//! A link of two interfaces is a pair of devices; a LAN of more is a bridge in its own namespace.
+//! Where latency is emulated, a program in its own namespace sits between the ends of a link. A
+//! node with several links forwards packets; every node gets a route to each network that it is not
+//! attached to, through the neighbour nearest to it. In this project's star, that is one default
+//! route through the balancer.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
@@ -15,7 +15,7 @@ use rspec::{Ip, Property, Role, Rspec};
 
 use super::delay::Hold;
 
-/// Every namespace and cgroup that this program makes starts with this.
+/// The name of every namespace and cgroup that this program creates starts with this.
 const PREFIX: &str = "fleet";
 
 /// Everything that has to be built for a slice.
@@ -43,20 +43,20 @@ pub(crate) struct Port {
     /// Name of the device in the namespace.
     pub(crate) device: String,
     pub(crate) ip: Ip,
-    /// What its outgoing packets suffer.
+    /// The shaping of its outgoing packets.
     pub(crate) shaping: Option<Property>,
-    /// Whether a program of ours delays them, and not the kernel.
+    /// Whether our own relay delays them instead of the kernel.
     emulates_latency: bool,
 }
 
 impl Port {
-    /// How long a program of ours holds what it sends.
+    /// How long our own relay holds its outgoing packets.
     fn held(&self) -> Duration {
         let latency = self.shaping.as_ref().and_then(|shaping| shaping.latency);
         latency.filter(|_| self.emulates_latency).unwrap_or_default()
     }
 
-    /// What the kernel has to do to what it sends.
+    /// The shaping of its outgoing packets that is left to the kernel.
     pub(crate) fn kernel_shaping(&self) -> Option<Property> {
         let shaping = self.shaping.clone()?;
         let latency = shaping.latency.filter(|_| !self.emulates_latency);
@@ -64,7 +64,7 @@ impl Port {
     }
 }
 
-/// A way to a network that the node does not touch.
+/// A route to a network that the node is not attached to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Route {
     /// `default`, or a network such as `10.10.1.0/24`.
@@ -79,19 +79,19 @@ pub(crate) struct Link {
     pub(crate) ends: Vec<End>,
 }
 
-/// The program that delays what passes on a link.
+/// The program that delays the frames on a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Relay {
     pub(crate) namespace: String,
     pub(crate) holds: Vec<Hold>,
 }
 
-/// The device that an end of a link has on the other side of its pair, in the namespace of the link.
+/// The device that is paired with that of end `place` of a link, in the namespace of the link.
 pub(crate) fn near(place: usize) -> String {
     format!("port{place}")
 }
 
-/// Where a relay puts what comes from an end of a LAN.
+/// The device to which a relay passes frames from end `place` of a LAN.
 pub(crate) fn behind(place: usize) -> String {
     format!("late{place}")
 }
@@ -112,12 +112,12 @@ pub(crate) struct End {
 
 /// Address and prefix length.
 type Network = (Ipv4Addr, u8);
-/// The networks that a node touches.
+/// The networks that a node is attached to.
 type Networks = BTreeSet<Network>;
 /// Positions of the nodes that a node has links to, with their addresses on those links.
 type Neighbours = Vec<(usize, Ipv4Addr)>;
 
-/// A slice name for clap: it becomes part of namespace names, so little is allowed.
+/// Parses a slice name for clap. It becomes part of namespace names, so few characters are allowed.
 pub(crate) fn slice_name(text: &str) -> Result<String, String> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-';
     if (1..=40).contains(&text.len()) && text.chars().all(allowed) {
@@ -127,12 +127,12 @@ pub(crate) fn slice_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// What the names of all namespaces of a slice start with.
+/// The prefix of the names of all namespaces of a slice.
 pub(crate) fn namespace_prefix(slice: &str) -> String {
     format!("{PREFIX}.{slice}.")
 }
 
-/// Name of the cgroup that holds one group for each node.
+/// Name of the cgroup that contains one group per node.
 pub(crate) fn group(slice: &str) -> String {
     format!("{PREFIX}.{slice}")
 }
@@ -147,7 +147,7 @@ fn relay_namespace(slice: &str, link: usize) -> String {
     format!("{}.delay{link}", namespace_prefix(slice))
 }
 
-/// Whether a namespace of a slice holds the inside of a link and no node.
+/// Whether a namespace of a slice contains the inside of a link rather than a node.
 pub(crate) fn is_of_link(slice: &str, namespace: &str) -> bool {
     namespace.strip_prefix(&namespace_prefix(slice)).is_some_and(|rest| rest.starts_with('.'))
 }
@@ -158,7 +158,7 @@ pub(crate) fn namespace(slice: &str, node: &str) -> String {
 }
 
 impl Layout {
-    /// Lays the slice out; refuses what one machine cannot hold.
+    /// Lays the slice out; refuses what cannot be built on one machine.
     pub(crate) fn new(slice: &str, rspec: &Rspec) -> Result<Self> {
         let rspec = &rspec.with_addresses()?;
         let mut layout = Self { slice: slice.to_owned(), nodes: Vec::new(), links: Vec::new() };
@@ -178,7 +178,7 @@ impl Layout {
         Ok(layout)
     }
 
-    /// The same, with latency that a program of ours makes, and not the kernel.
+    /// The same layout, with latency from our own relay instead of the kernel.
     pub(crate) fn with_latency_emulated(mut self) -> Self {
         for port in self.nodes.iter_mut().flat_map(|node| &mut node.ports) {
             port.emulates_latency = true;
@@ -249,7 +249,7 @@ impl Layout {
         is_lan.then_some(Bridge { namespace, device: "br0" })
     }
 
-    /// What delays a link, if a program of ours has to.
+    /// The relay that delays a link, if it needs one.
     pub(crate) fn relay(&self, link: usize) -> Option<Relay> {
         let ends = &self.links[link].ends;
         let held: Vec<Duration> = ends.iter().map(|end| self.port(*end).held()).collect();
@@ -284,7 +284,7 @@ impl Layout {
         for start in 0..self.nodes.len() {
             let routes = match neighbours[start].as_slice() {
                 [] => Vec::new(),
-                // A leaf needs no table: everything lies behind its only neighbour.
+                // A leaf needs no table: everything is behind its only neighbour.
                 [(_, via)] => vec![Route { to: "default".to_owned(), via: *via }],
                 _ => nearest(start, &neighbours, &networks),
             };
@@ -292,7 +292,7 @@ impl Layout {
         }
     }
 
-    /// For every node: which nodes its links reach, and at which address.
+    /// For each node, the nodes that its links reach, and at which addresses.
     fn neighbours(&self) -> Vec<Neighbours> {
         let mut neighbours = vec![Vec::new(); self.nodes.len()];
         for link in &self.links {
@@ -310,7 +310,7 @@ fn network(ip: Ip) -> Network {
     (ip.network(), ip.prefix)
 }
 
-/// Breadth first from `start`: each network that is met is reached through the first hop taken.
+/// Breadth-first search from `start`: each network found is reached through the first hop taken.
 fn nearest(start: usize, neighbours: &[Neighbours], networks: &[Networks]) -> Vec<Route> {
     let mut routes: BTreeMap<Network, Ipv4Addr> = BTreeMap::new();
     let mut seen = BTreeSet::from([start]);

@@ -1,7 +1,7 @@
-//! Building, disturbing and removing a slice.
+//! Builds, disturbs and removes a slice.
 //!
-//! `up` is all or nothing: if a step fails, what was made is removed again. `down` removes whatever
-//! carries the name of the slice, whether or not it was finished or recorded.
+//! `up` is all or nothing: if a step fails, everything made so far is removed again. `down` removes
+//! whatever carries the name of the slice, whether or not it was finished or recorded.
 
 use std::fs;
 use std::io::Write;
@@ -27,7 +27,7 @@ pub struct Removed {
     pub processes: usize,
 }
 
-/// Builds a slice; only prints the commands, and returns nothing, if that is what was asked for.
+/// Builds a slice. In a dry run, only prints the commands and returns `None`.
 pub async fn up(args: &Up, out: &mut dyn Write) -> Result<Option<Record>> {
     let rspec = match &args.rspec {
         None => image_class(REPOSITORY),
@@ -73,7 +73,7 @@ pub async fn up(args: &Up, out: &mut dyn Write) -> Result<Option<Record>> {
     }
 }
 
-/// The request in a file, with an address for every end of a link.
+/// Reads the request in a file, and adds an address to every end of a link without one.
 pub(crate) fn read(file: &Path) -> Result<Rspec> {
     let shown = || file.display().to_string();
     let text = input::read_text(file, input::SMALL)?;
@@ -114,7 +114,7 @@ fn build(layout: &Layout, client: &Path, record: &mut Record) -> Result<()> {
 pub async fn down(which: &Which) -> Result<Removed> {
     host::check("down")?;
     let mut removed = Removed::default();
-    // What is left if this is ended on the way is no slice.
+    // If this is interrupted, what remains must not count as a slice.
     if let Ok(record) = Record::read(which)
         && let Err(error) = (Record { is_built: false, ..record }).save(which)
     {
@@ -144,7 +144,7 @@ pub async fn down(which: &Which) -> Result<Removed> {
     }
 }
 
-/// Runs a command in a node, with the terminal of this one, and passes its exit status through.
+/// Runs a command in a node, on the terminal of this program, and passes its exit status through.
 pub fn exec(args: &Exec) -> Result<ExitCode> {
     host::check("exec")?;
     run_in(&Record::load(&args.which)?, &args.node, &args.command)
@@ -159,7 +159,7 @@ pub(crate) fn run_in(record: &Record, node: &str, command: &[String]) -> Result<
     Ok(ExitCode::from(code_of(status)))
 }
 
-/// The code of a command that has ended; of one that a signal ended what a shell would say.
+/// The exit code of a command; if a signal ended it, the code that a shell would report.
 fn code_of(status: std::process::ExitStatus) -> u8 {
     const SIGNALLED: i32 = 128;
     #[cfg(unix)]
@@ -191,7 +191,7 @@ pub(crate) fn inside(
     Ok(host::inside(&namespace, members.as_deref(), command))
 }
 
-/// Takes a link away: the end with fewer links goes down, and the other side hears nothing more.
+/// Cuts a link: the end with fewer links goes down, and the other side receives nothing more.
 pub fn cut(args: &OneLink) -> Result<()> {
     host::check("cut")?;
     let layout = Record::load(&args.which)?.layout()?;
@@ -199,7 +199,7 @@ pub fn cut(args: &OneLink) -> Result<()> {
     host::run(&steps::cut(&loose.namespace, loose.device)).map(drop)
 }
 
-/// Brings a link back, and what delays it.
+/// Brings a link back, along with its relay.
 pub fn heal(args: &OneLink) -> Result<()> {
     host::check("heal")?;
     let layout = Record::load(&args.which)?.layout()?;
@@ -215,7 +215,7 @@ pub fn heal(args: &OneLink) -> Result<()> {
     Ok(())
 }
 
-/// Whether what delays a link is there.
+/// Whether the relay of a link is running.
 pub(crate) fn is_running(relay: &layout::Relay) -> bool {
     host::processes(&relay.namespace).is_ok_and(|processes| !processes.is_empty())
 }
@@ -224,12 +224,12 @@ pub(crate) fn is_running(relay: &layout::Relay) -> bool {
 pub(crate) struct Loose<'a> {
     pub(crate) namespace: String,
     pub(crate) device: &'a str,
-    /// Whose routes go with it.
+    /// The node whose routes are lost with it.
     pub(crate) node: Option<&'a layout::Node>,
 }
 
-/// What is taken down to cut a link. At the leaf of a star the far side loses its carrier but keeps
-/// its route, so its packets vanish as they would in a cut cable. Of a LAN it is the bridge.
+/// What to take down to cut a link. At the leaf of a star, the far side loses its carrier but keeps
+/// its route, so its packets vanish as they would in a cut cable. For a LAN, it is the bridge.
 pub(crate) fn loose_end<'a>(layout: &'a Layout, link: &str) -> Result<Loose<'a>> {
     let Some(number) = layout.links.iter().position(|candidate| candidate.name == link) else {
         let names: Vec<&str> = layout.links.iter().map(|link| link.name.as_str()).collect();

@@ -1,13 +1,13 @@
 //! `client slice`: the slice of an RSpec on one Linux machine.
 //!
 //! Every node becomes a network namespace, every link a veth pair with the addresses of the RSpec,
-//! and every worker a share of CPU, so that four workers are four times one worker even on two
-//! cores. Everything that is made carries the name of the slice, so `down` finds it again without
-//! any record; a crash leaves nothing that `down` cannot remove. What the kernel cannot do is said,
-//! never skipped in silence.
+//! and every worker gets a share of CPU, so that four workers are four times as fast as one even on
+//! two cores. Everything that is created carries the name of the slice, so `down` finds it without
+//! any record; a crash leaves nothing that `down` cannot remove. What the kernel cannot do is
+//! reported, never silently skipped.
 //!
 //! Flow: `layout` (RSpec to namespaces, pure) -> `steps` (commands, pure) -> `host` (runs them),
-//! with `cpu` for shares, `programs` for what runs inside and `record` for what is remembered.
+//! with `cpu` for shares, `programs` for what runs inside and `record` for what is kept.
 
 mod cpu;
 mod delay;
@@ -40,7 +40,7 @@ pub use lifecycle::{cut, down, exec, heal, kill, up};
 pub use programs::run_once;
 pub(crate) use site::{Impairment, Site, visit};
 
-/// Where slices are remembered.
+/// Where the state of slices is kept.
 pub const STATE_DIR: &str = "/run/imagefleet";
 
 const EXAMPLES: &str = "\
@@ -83,7 +83,7 @@ pub enum Command {
     /// Wait until a URL answers 200.
     #[command(hide = true)]
     Wait(wait::Args),
-    /// Hold back what passes between two devices.
+    /// Delay the frames that pass between two devices.
     #[command(hide = true)]
     Delay(delay::Args),
 }
@@ -116,7 +116,7 @@ pub struct Up {
     #[arg(long, env = "CLIENT_SLICE_WORKER_CPUS", value_parser = cpu::share, value_name = "CPUS")]
     pub worker_cpus: Option<f64>,
     /// Delay packets in a program, as far as the RSpec asks for latency, instead of in the kernel
-    /// (netem), which not every kernel can.
+    /// (netem), which not every kernel supports.
     #[arg(long, env = "CLIENT_SLICE_EMULATE_LATENCY", value_parser = BoolishValueParser::new())]
     pub emulate_latency: bool,
     /// Print the commands and do nothing; needs no root.
@@ -149,7 +149,7 @@ pub struct RunArgs {
     pub command: Vec<String>,
 }
 
-/// Flags of what builds a slice of its own, runs in it and removes it.
+/// Flags of a command that builds its own slice, runs in it and removes it.
 #[derive(Debug, Clone, Args)]
 pub struct OwnSlice {
     /// The RSpec of the slice; default: the original slice of six nodes.
@@ -169,7 +169,7 @@ pub struct OwnSlice {
 }
 
 impl OwnSlice {
-    /// How the slice is built and entered; its workers serve `models`.
+    /// The arguments to build the slice and run `command` in it; its workers serve `models`.
     pub fn run(&self, name: &str, models: &Path, command: Vec<String>) -> RunArgs {
         RunArgs {
             up: Up {
@@ -229,8 +229,8 @@ pub struct OneNode {
     pub node: String,
 }
 
-/// Runs one command of `client slice`; results go to `out`, the exit status of a command that runs
-/// in a node is passed through.
+/// Runs one command of `client slice`; results go to `out`, and the exit status of a command that
+/// runs in a node is passed through.
 pub fn run(command: &Command, out: &mut dyn Write) -> Result<ExitCode> {
     runtime()?.block_on(dispatch(command, out))
 }

@@ -1,8 +1,8 @@
 //! What runs inside a slice: a worker in each `serverN`, the balancer, and one client command.
 //!
-//! Services are started apart from this program, so that they outlive it, and write their logs into
-//! the folder of the slice. A node where the service still runs is left alone, so running again
-//! revives exactly what was killed; one that runs with other settings than are asked for is an error.
+//! Services are detached from this program, so that they outlive it, and write their logs to the
+//! folder of the slice. A node whose service is still running is left alone, so running again
+//! revives exactly what was killed; one that runs with other settings than requested is an error.
 
 use std::fs::File;
 use std::io::Write;
@@ -24,9 +24,9 @@ type Service<'a> = (&'a Node, Vec<String>);
 
 /// Port of the balancer.
 const BALANCER_PORT: u16 = 5000;
-/// Time that the balancer gives a worker for its probe.
+/// Variable for the time that the balancer allows a worker to answer a probe.
 const PROBE_TIMEOUT: &str = "BALANCER_PROBE_TIMEOUT";
-/// Loading a model at a quarter of a core takes a while.
+/// Loading a model with a quarter of a core takes a while.
 const READY_WITHIN: &str = "90s";
 
 /// Builds the slice if it is missing, starts its services, and runs the client command, if any.
@@ -72,12 +72,12 @@ pub(crate) async fn present(args: &RunArgs, out: &mut dyn Write) -> Result<Recor
     Ok(record)
 }
 
-/// Runs a client command in a slice that exists for it alone: what an earlier program of that name
-/// left behind is removed first, and the slice afterwards, whatever happens.
+/// Runs a client command in a slice of its own: remains of an earlier slice of that name are
+/// removed first, and the slice itself afterwards, whatever happens.
 pub fn run_once(args: &RunArgs, out: &mut dyn Write) -> Result<ExitCode> {
     let runtime = super::runtime()?;
     host::check("run")?;
-    // The lock tells a leftover from a slice in use.
+    // The lock distinguishes a leftover from a slice in use.
     Guard::take(&args.up.which)?.release()?;
     runtime.block_on(run(args, out))
 }
@@ -103,18 +103,18 @@ fn serve_and_run(
     lifecycle::run_in(record, CLIENT, &command)
 }
 
-/// The URL of the balancer, for the node `client`.
+/// The URL of the balancer, as seen from the node `client`.
 pub(crate) fn target(record: &Record) -> Result<String> {
     Ok(format!("http://{}:{BALANCER_PORT}", balancer_address(&record.rspec)?))
 }
 
-/// A worker with a fraction of a core answers a probe that much later when it is full, and is no more
-/// broken for it. What the user set stands.
+/// Words that extend the probe timeout, unless the user has set it: under full load, a worker with
+/// a fraction of a core answers a probe that much later without being broken.
 fn patience(is_set: bool) -> Vec<String> {
     if is_set { Vec::new() } else { vec!["env".to_owned(), format!("{PROBE_TIMEOUT}=5s")] }
 }
 
-/// Where the client reaches the balancer.
+/// The address at which the client reaches the balancer.
 fn balancer_address(rspec: &str) -> Result<std::net::Ipv4Addr> {
     let rspec = Rspec::parse(rspec)?;
     let balancer = rspec.node(BALANCER).context("the slice has no node `balancer`")?;
@@ -124,7 +124,7 @@ fn balancer_address(rspec: &str) -> Result<std::net::Ipv4Addr> {
     }
 }
 
-/// Starts the services that do not run, and waits until all are ready.
+/// Starts the services that are not running, and waits until all are ready.
 pub(crate) fn start(
     args: &RunArgs,
     programs: &Programs,
@@ -161,7 +161,7 @@ pub(crate) fn start(
     Ok(())
 }
 
-/// The services that do not run; fails if one of the others runs with other settings.
+/// The services that are not running; fails if a running one has other settings.
 fn stopped<'a, 'b>(which: &Which, services: &'b [Service<'a>]) -> Result<Vec<&'b Service<'a>>> {
     let mut stopped = Vec::new();
     let mut others = Vec::new();
@@ -179,8 +179,8 @@ fn stopped<'a, 'b>(which: &Which, services: &'b [Service<'a>]) -> Result<Vec<&'b
     Ok(stopped)
 }
 
-/// Keeps a worker whose share is at most one CPU on one CPU, in turn. The kernel hands a quota out
-/// to each CPU apart: threads on two of them would each find the other's part missing.
+/// Pins each worker whose share is at most one CPU to a single CPU, round-robin. The kernel hands
+/// out a quota to each CPU separately: threads on two of them would each miss the other's part.
 fn on_one_cpu(record: &Record, node: &Node, command: Vec<String>) -> Vec<String> {
     let (Some(Role::Worker(number)), Some(0.0..=1.0)) = (&node.role, record.worker_cpus) else {
         return command;
@@ -250,7 +250,7 @@ impl Programs {
         Ok(Self { client, worker, balancer, models, rspec })
     }
 
-    /// The service of a node, or nothing for a node that has none.
+    /// The command of a node's service; `None` if the node has none.
     fn service(&self, args: &RunArgs, node: &Node) -> Option<Vec<String>> {
         let words: Vec<String> = match node.role? {
             Role::Client => return None,

@@ -1,7 +1,7 @@
-//! What is remembered of a slice between two commands: its RSpec and what could not be applied.
+//! What is kept of a slice between two commands: its RSpec and what could not be applied.
 //!
-//! Written before the first namespace is made, and again when the last is finished. Removal does not
-//! depend on it: `down` goes by names.
+//! Written before the first namespace is made, and again when the last is finished. Removal does
+//! not depend on it: `down` works by name.
 
 use std::path::{Path, PathBuf};
 use std::{fmt, fs};
@@ -18,21 +18,21 @@ use super::layout::Layout;
 pub struct Record {
     /// Name of the slice.
     pub name: String,
-    /// The request, as a file.
+    /// The request, as the text of a file.
     pub rspec: String,
     /// CPUs of each worker; `None` where the kernel cannot limit them.
     pub worker_cpus: Option<f64>,
-    /// Whether a program of ours delays packets, and not the kernel.
+    /// Whether our own relay delays packets instead of the kernel.
     #[serde(default)]
     pub emulates_latency: bool,
     /// Properties that this kernel could not apply.
     pub not_applied: Vec<String>,
-    /// Whether all of it was built; a program that was ended on the way leaves a part.
+    /// Whether all of it was built; an interrupted program leaves a part.
     #[serde(default = "yes")]
     pub is_built: bool,
 }
 
-/// Records of older versions do not tell.
+/// The default for records of older versions, which lack the field.
 fn yes() -> bool {
     true
 }
@@ -42,7 +42,7 @@ pub(crate) fn folder(which: &Which) -> PathBuf {
     which.state_dir.join("slice").join(&which.name)
 }
 
-/// Where the request of the slice lies, for programs that read it.
+/// The file with the request of the slice, for programs that read it.
 pub(crate) fn rspec_file(which: &Which) -> PathBuf {
     folder(which).join("slice.rspec")
 }
@@ -60,7 +60,7 @@ impl Record {
         replace(&file(which), &serde_json::to_string_pretty(self)?)
     }
 
-    /// Reads the record of a slice that must be there, all of it.
+    /// Reads the record of a slice, which must be there and complete.
     pub(crate) fn load(which: &Which) -> Result<Self> {
         let record = Self::read(which)?;
         ensure!(
@@ -71,7 +71,7 @@ impl Record {
         Ok(record)
     }
 
-    /// Reads the record of a slice, of which there may be only a part.
+    /// Reads the record of a slice, which may be only partly built.
     pub(crate) fn read(which: &Which) -> Result<Self> {
         let file = file(which);
         match fs::read_to_string(&file) {
@@ -90,14 +90,14 @@ impl Record {
         file(which).exists()
     }
 
-    /// The request and what it means on this machine.
+    /// The layout of the request on this machine.
     pub(crate) fn layout(&self) -> Result<Layout> {
         let layout = Layout::new(&self.name, &Rspec::parse(&self.rspec)?)?;
         Ok(if self.emulates_latency { layout.with_latency_emulated() } else { layout })
     }
 }
 
-/// One line for the manifest of what is measured in it.
+/// One line for the manifest of an experiment in the slice.
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.name)?;

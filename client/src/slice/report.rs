@@ -10,7 +10,7 @@ use super::lifecycle::{self, Removed};
 use super::record::Record;
 use super::{Status, Which, host};
 
-/// Warns of every property that this kernel did not take.
+/// Warns of every property that this kernel could not apply.
 pub(crate) fn warn(record: &Record) {
     for property in &record.not_applied {
         tracing::warn!(slice = record.name, property, "not applied: this kernel lacks it");
@@ -32,7 +32,7 @@ pub(crate) fn built(record: &Record, out: &mut dyn Write) -> Result<()> {
     Ok(())
 }
 
-/// After `run` without a command.
+/// Printed after `run` without a command.
 pub(crate) fn serving(name: &str, target: &str, out: &mut dyn Write) -> Result<()> {
     writeln!(out, "slice `{name}` serves at {target}, inside the slice. For example:")?;
     writeln!(out, "  client slice run --name {name} -- rtt")?;
@@ -69,7 +69,7 @@ struct LinkView<'a> {
     name: &'a str,
     ends: Vec<&'a str>,
     up: bool,
-    /// Whether what delays it is there, where that is a program of ours.
+    /// Whether its relay is running, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     delayed: Option<bool>,
     capacity_kbps: Option<u64>,
@@ -130,7 +130,7 @@ fn table(view: &View<'_>, out: &mut dyn Write) -> Result<()> {
     for link in &view.links {
         let state = match (link.up, link.delayed) {
             (false, _) => "cut",
-            // `heal` starts it again.
+            // `heal` restarts the relay.
             (true, Some(false)) => "stalled",
             (true, _) => "up",
         };

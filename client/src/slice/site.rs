@@ -1,4 +1,4 @@
-//! A slice that exists for one experiment, which changes it from outside while programs run in it.
+//! A slice for a single experiment, which changes it from outside while programs run in it.
 
 use std::cell::Cell;
 use std::process::{Child, Output, Stdio};
@@ -14,12 +14,12 @@ use super::programs::{self, Programs};
 use super::record::Record;
 use super::{RunArgs, host, lifecycle, steps};
 
-/// What a link suffers beside what its request says.
+/// How a link is impaired, beyond what its request specifies.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Impairment {
-    /// Share of packets that are lost in each direction.
+    /// Share of packets lost in each direction.
     pub(crate) loss: f64,
-    /// Instead of the capacity that the request says.
+    /// Capacity in place of the requested one.
     pub(crate) capacity_kbps: Option<u64>,
 }
 
@@ -29,20 +29,20 @@ pub(crate) struct Site<'a> {
     programs: Programs,
     runtime: Runtime,
     guard: Guard,
-    /// Share of packets of the client's link that are lost beside what the request says.
+    /// Share of packets lost on the client's link, beyond what the request specifies.
     lost: Cell<f64>,
     layout: Layout,
     pub(crate) record: Record,
-    /// Where the balancer is for the node `client`.
+    /// The URL of the balancer, as seen from the node `client`.
     pub(crate) target: String,
 }
 
-/// Builds the slice and starts its services; it goes when this is closed, or with this program.
+/// Builds the slice and starts its services. It is removed when this is closed or the program ends.
 pub(crate) fn visit(args: &RunArgs) -> Result<Site<'_>> {
     host::check("run")?;
     let programs = Programs::find(args)?;
     let runtime = super::runtime()?;
-    // The lock tells a leftover, which is removed, from a slice in use.
+    // The lock distinguishes a leftover, which is removed, from a slice in use.
     Guard::take(&args.up.which)?.release()?;
     let guard = Guard::take(&args.up.which)?;
     let record = runtime.block_on(programs::present(args, &mut std::io::sink()))?;
@@ -65,7 +65,7 @@ impl Site<'_> {
         command.push(self.programs.client.display().to_string());
         command.extend(words.iter().cloned());
         let mut inside = lifecycle::inside(&self.record, &self.layout, CLIENT, &command)?;
-        // Its own flags decide, and nothing that this program was told.
+        // Only its own flags apply, not the variables of this program.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("CLIENT_") {
                 inside.env_remove(name);
@@ -141,17 +141,17 @@ impl Site<'_> {
         Ok(())
     }
 
-    /// Starts what was killed, and waits until it is ready.
+    /// Restarts what was killed, and waits until it is ready.
     pub(crate) fn revive(&self) -> Result<()> {
         programs::start(self.args, &self.programs, (&self.record, &self.layout))
     }
 
-    /// Lets the slice be for a while.
+    /// Leaves the slice alone for a while.
     pub(crate) fn sleep(&self, time: Duration) {
         self.runtime.block_on(async { tokio::time::sleep(time).await });
     }
 
-    /// Removes the slice, and says if that fails.
+    /// Removes the slice, and reports if that fails.
     pub(crate) fn close(self) -> Result<()> {
         self.guard.release()
     }

@@ -1,5 +1,5 @@
-//! With which settings a service of a slice was started, so that one that runs with others is not taken
-//! for the one that is asked for.
+//! The settings with which a service of a slice was started, so that one running with others is not
+//! mistaken for the requested one.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -18,23 +18,23 @@ use super::record;
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Started {
     command: Vec<String>,
-    /// The variables that it reads and that are set, by name.
+    /// The environment variables that it reads and that are set, by name.
     variables: BTreeMap<String, String>,
 }
 
 impl Started {
-    /// Of the service of `node`, started by this program now; `implied` are the words of the command that
-    /// are not asked for.
+    /// The settings of the service of `node`, if this program started it now; `implied` are the
+    /// words of the command that the user did not ask for.
     pub(super) fn now(node: &Node, command: &[String], implied: &[String]) -> Self {
         Self::of(node, command, implied, std::env::vars_os())
     }
 
-    /// Where it stands with which settings the service of a node was started.
+    /// The file that records the settings of the service of a node.
     pub(super) fn file(which: &Which, node: &Node) -> PathBuf {
         record::folder(which).join(format!("{}.started", node.name))
     }
 
-    /// Of the service of `node`, started where these variables are set.
+    /// The settings of the service of `node`, if started with these variables set.
     fn of(
         node: &Node,
         command: &[String],
@@ -47,7 +47,7 @@ impl Started {
         };
         let text = |text: OsString| text.to_string_lossy().into_owned();
         let variables = variables.map(|(name, value)| (text(name), text(value)));
-        // The flags of the command stand for these.
+        // The flags of the command cover these.
         let is_read = |name: &str| {
             name.starts_with(prefix) && !["WORKER_MODELS", "WORKER_THREADS"].contains(&name)
         };
@@ -61,8 +61,8 @@ impl Started {
         fs::write(file, text).with_context(|| format!("writing {}", file.display()))
     }
 
-    /// Whether the service that this file tells of was started with another command or without a
-    /// variable that is set now. What nothing is known of counts as the same.
+    /// Whether the service recorded in `file` was started with another command, or without a
+    /// variable as it is set now. A service without a record counts as the same.
     pub(super) fn differs(&self, file: &Path) -> Result<bool> {
         match fs::read_to_string(file) {
             Ok(text) => Ok(!serde_json::from_str::<Self>(&text).is_ok_and(|had| {
@@ -105,7 +105,7 @@ mod tests {
         for same in [
             started(worker, &serve, &[("TERM", "x"), ("WORKER_LOG", "info")]),
             started(worker, &serve, &[]),
-            // A flag of the command stands for it, and the balancer's settings are not the worker's.
+            // A flag of the command covers it, and the balancer's settings are not the worker's.
             started(worker, &serve, &[("WORKER_THREADS", "2")]),
             started(worker, &serve, &[("BALANCER_POLICY", "p2c")]),
         ] {

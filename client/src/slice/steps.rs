@@ -16,15 +16,15 @@ use super::site::Impairment;
 pub(crate) struct Step {
     pub(crate) program: &'static str,
     pub(crate) args: Vec<String>,
-    /// What is lost if this fails because the kernel lacks it; without, a failure is an error.
+    /// What is lost if this fails because the kernel lacks it; `None` if a failure is an error.
     pub(crate) property: Option<String>,
-    /// What is done instead then, and what is lost all the same.
+    /// What is done instead in that case, and what is lost nevertheless.
     pub(crate) otherwise: Option<Otherwise>,
-    /// It goes on after it has said that it is ready.
+    /// Whether it keeps running after it has reported that it is ready.
     pub(crate) goes_on: bool,
 }
 
-/// What stands in for a step that the kernel cannot do.
+/// The fallback of a step that the kernel cannot do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Otherwise {
     pub(crate) steps: Vec<Step>,
@@ -45,9 +45,9 @@ impl fmt::Display for Step {
     }
 }
 
-/// Largest burst of a packet that the kernel may hand over unsplit.
+/// Least burst of a token bucket, so that it can pass what the kernel hands over as one packet.
 const MIN_BURST_BYTES: u64 = 16 * 1024;
-/// A token bucket refills at timer ticks; its bucket must hold what passes in one (250 Hz).
+/// A token bucket refills at timer ticks (250 Hz), so it must hold what passes in one.
 const TICKS_PER_SECOND: u64 = 250;
 
 /// Everything that builds the slice, in order; `client` is this program.
@@ -79,7 +79,7 @@ pub(crate) fn build(layout: &Layout, client: &Path) -> Vec<Step> {
     steps
 }
 
-/// The devices of a link: a pair, or a bridge and a pair from each end to it; a relay stands between.
+/// The devices of a link: a pair, or a bridge and a pair from each end to it; a relay goes between.
 fn link(layout: &Layout, number: usize) -> Vec<Step> {
     let ends: Vec<Device> = layout.links[number]
         .ends
@@ -140,7 +140,7 @@ fn unsplit(layout: &Layout, number: usize) -> Vec<Step> {
     layout.links[number].ends.iter().map(of_end).collect()
 }
 
-/// Starts what delays a link. `setsid` keeps it from ending with the terminal.
+/// Starts the relay of a link. `setsid` keeps it from ending with the terminal.
 pub(crate) fn delay(relay: &Relay, client: &Path) -> Step {
     let mut args =
         ["netns", "exec", &relay.namespace, "setsid", "--fork"].map(str::to_owned).to_vec();
@@ -168,7 +168,7 @@ pub(crate) fn cut(space: &str, device: &str) -> Step {
     ip(&["-n", space, "link", "set", device, "down"])
 }
 
-/// Brings it up again, with the routes of the node that went with it.
+/// Brings a device up again, with the routes that the node lost along with it.
 pub(crate) fn heal(slice: &str, space: &str, device: &str, node: Option<&Node>) -> Vec<Step> {
     let mut steps = vec![ip(&["-n", space, "link", "set", device, "up"])];
     steps.extend(node.into_iter().flat_map(|node| routes(slice, node)));
@@ -204,7 +204,7 @@ fn routes(slice: &str, node: &Node) -> Vec<Step> {
     node.routes.iter().map(step).collect()
 }
 
-/// Where what a port sends arrives, if it is on a link of two ends.
+/// The device that receives what a port sends, if its link has two ends.
 fn far_end(layout: &Layout, node: &Node, port: &Port) -> Option<Device> {
     let is_here = |end: &layout::End| {
         layout.nodes[end.node].name == node.name && layout.port(*end).device == port.device
@@ -216,19 +216,19 @@ fn far_end(layout: &Layout, node: &Node, port: &Port) -> Option<Device> {
     Some((layout::namespace(&layout.slice, name), layout.port(*far).device.clone()))
 }
 
-/// Drops a share of the packets that arrive at a device, at random: what is lost on the way to it.
-/// Dropped where they are sent, the sender's own kernel would know of it. Packets are those of the
-/// wire: without a limit TCP hands over up to 64 KiB as one.
+/// Drops a random share of the packets that arrive at a device, as if they were lost on the way to
+/// it. If they were dropped where they are sent, the sender's own kernel would notice. Packets are
+/// those on the wire: without a limit, TCP hands over up to 64 KiB as one.
 fn lose(space: &str, device: &str, share: f64) -> [Step; 2] {
     [whole(space, device), drops("-A", space, device, share)]
 }
 
-/// Has a device hand over no packets that are longer than those of the wire.
+/// Makes a device hand over no packets longer than those on the wire.
 fn whole(space: &str, device: &str) -> Step {
     ip(&["-n", space, "link", "set", "dev", device, "gso_max_segs", "1"])
 }
 
-/// Loses that share no longer.
+/// Stops dropping that share of packets.
 pub(crate) fn keep(space: &str, device: &str, share: f64) -> Step {
     drops("-D", space, device, share)
 }
@@ -242,21 +242,21 @@ fn drops(verb: &str, space: &str, device: &str, share: f64) -> Step {
     ip(&args)
 }
 
-/// Makes what arrives at a port, and what it sends, suffer this beside what the request says.
+/// Impairs what a port sends and receives, beyond what the request specifies.
 pub(crate) fn impair(space: &str, node: &Node, port: &Port, wanted: &Impairment) -> Vec<Step> {
     let device = port.device.as_str();
     let mut steps = Vec::new();
     if wanted.loss > 0.0 {
         steps.extend(lose(space, device, wanted.loss));
     }
-    // A root of its own takes the place of any other; it is always there, so it can always be removed.
+    // A root of its own replaces any other; it is always there, so it can always be removed.
     steps.push(step("tc", &["-n", space, "qdisc", "replace", "dev", device, "root", "pfifo"]));
     steps.push(step("tc", &["-n", space, "qdisc", "del", "dev", device, "root"]));
     let own = port.kernel_shaping().unwrap_or_default();
     let capacity = wanted.capacity_kbps.or(own.capacity);
     let shaping = Shaping::new(space, node, port, &Property { capacity, ..own });
-    // Of the request, what this kernel lacks was said when the slice was built, and what was done
-    // instead holds on.
+    // What this kernel lacks for the request was reported when the slice was built, and the
+    // fallbacks from then still apply.
     let known = |step| Step { otherwise: Some(Otherwise::default()), ..step };
     let is_own = wanted.capacity_kbps.is_none();
     steps.extend(shaping.limit.map(|step| if is_own { known(step) } else { step }));
@@ -264,7 +264,7 @@ pub(crate) fn impair(space: &str, node: &Node, port: &Port, wanted: &Impairment)
     steps
 }
 
-/// Makes what a port sends suffer what the request says; it arrives at `far`.
+/// Shapes what a port sends as the request specifies; it arrives at `far`.
 fn shape(space: &str, node: &Node, port: &Port, far: Option<Device>) -> Vec<Step> {
     let Some(property) = &port.kernel_shaping() else { return Vec::new() };
     let Shaping { limit, disturb } = Shaping::new(space, node, port, property);
@@ -274,7 +274,7 @@ fn shape(space: &str, node: &Node, port: &Port, far: Option<Device>) -> Vec<Step
     limit.into_iter().chain(disturb).collect()
 }
 
-/// A port in the words of the request.
+/// A port, named as in the request.
 fn place(node: &Node, port: &Port) -> String {
     format!("{} of node {}", port.interface, node.name)
 }
@@ -288,7 +288,7 @@ struct Shaping {
 }
 
 impl Shaping {
-    /// Both at the root of a device that has none.
+    /// Both, from the root of a device that has none.
     fn new(space: &str, node: &Node, port: &Port, property: &Property) -> Self {
         let start = ["-n", space, "qdisc", "add", "dev", &port.device];
         let limit = property.capacity.map(|kbps| {
@@ -311,7 +311,7 @@ impl Shaping {
     }
 }
 
-/// A kernel without netem can lose packets all the same, and delay none.
+/// The fallback of a kernel without netem: it can still lose packets, but not delay them.
 fn without_netem(property: &Property, space: &str, device: &str, place: &str) -> Option<Otherwise> {
     let share = property.packet_loss.filter(|share| *share > 0.0)?;
     let latency = property.latency.filter(|latency| !latency.is_zero());
@@ -432,7 +432,7 @@ mod tests {
         assert!(otherwise.property.as_ref().is_some_and(|it| it.starts_with("latency 1ms on")));
     }
 
-    /// The commands that make the client's end of the link between it and the balancer suffer this.
+    /// The commands that impair the client's end of the link between it and the balancer.
     fn impaired(star: &Star, wanted: &Impairment) -> Vec<Step> {
         let layout = Layout::new("s", &star.request().expect("valid")).expect("fits");
         let client = layout.node("client").expect("there");
@@ -463,8 +463,8 @@ mod tests {
                     delay,
                 ]
             );
-            // A kernel without netem was told of when the slice was built; without a capacity that the
-            // experiment asks for there is none.
+            // That the kernel lacks something was reported when the slice was built. It is an error
+            // only for a capacity that the experiment itself asks for.
             assert_eq!(steps[2].otherwise.is_none(), capacity.is_some());
             assert_eq!(steps[3].otherwise, Some(Otherwise::default()));
         }

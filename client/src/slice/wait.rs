@@ -1,5 +1,5 @@
-//! `slice wait`: asks a URL until it answers 200. Runs inside a node, where only the node's own
-//! addresses can be reached, so it is a command of its own rather than a function of `run`.
+//! `slice wait`: polls a URL until it answers 200. The addresses of a slice can only be reached
+//! from inside its nodes, so this is a command that runs there rather than a function of `run`.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -1,18 +1,18 @@
 //! A statistic of a series whose neighbours depend on each other: batch means (Conway, "Some
 //! tactical problems in digital simulation", 1963).
 //!
-//! Requests of one run are not independent: a queue remembers, and so does a machine that is slow for
-//! a while. Taken as independent, thousands of them prove any difference. So the series is cut into
-//! a few long batches, each with a value of its own, which know little of each other; what they still
-//! know (the correlation of neighbouring batches) makes the error larger and its degrees of freedom
-//! fewer, as for a process of first order.
+//! Requests of one run are not independent: a queue has a memory, and so does a machine that is
+//! slow for a while. Taken as independent, thousands of them prove any difference. So the series is
+//! cut into a few long batches, each with a value of its own, which depend little on each other.
+//! The dependence that remains (the correlation of neighbouring batches) makes the error larger and
+//! its degrees of freedom fewer, as for a first-order process.
 
 use super::student::{around, squares, two_sided};
 use super::{Interval, mean};
 
-/// As many batches as there can be ...
+/// Maximum number of batches ...
 const MOST: usize = 12;
-/// ... with at least this many values in each, and no fewer of them than this.
+/// ... with at least this many values in each, and the minimum number of batches.
 const VALUES: usize = 5;
 const FEWEST: usize = 4;
 /// The largest correlation that this few batches can show.
@@ -21,15 +21,15 @@ const MOST_CORRELATED: f64 = 0.8;
 /// A statistic of a series, and how well it is known.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Estimate {
-    /// Of the whole series.
+    /// The statistic of the whole series.
     pub value: f64,
     /// The variance of `value`, by batch means.
     variance: f64,
-    /// Degrees of freedom of that.
+    /// Degrees of freedom of the variance.
     freedom: f64,
 }
 
-/// What the change from one series to another is.
+/// The change from one series to another.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Change {
     /// The statistic of the second series minus that of the first.
@@ -41,7 +41,7 @@ pub struct Change {
 }
 
 impl Estimate {
-    /// Of `statistic` over `series`, in the order of time; `None` if it is too short to say.
+    /// Estimates `statistic` over `series`, which is in order of time; `None` if it is too short.
     pub fn of(series: &[f64], statistic: impl Fn(&[f64]) -> Option<f64>) -> Option<Self> {
         let count = (series.len() / VALUES).min(MOST);
         if count < FEWEST {

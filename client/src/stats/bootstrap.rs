@@ -1,8 +1,7 @@
 //! Confidence intervals by resampling: Efron, "Bootstrap Methods: Another Look at the Jackknife"
 //! (1979), percentile intervals.
 //!
-//! They assume nothing about the shape of a distribution, which latencies need: theirs have long
-//! tails.
+//! They assume nothing about the shape of a distribution, which suits long-tailed latencies.
 
 use rand::rngs::ChaCha12Rng;
 use rand::{RngExt, SeedableRng};
@@ -12,7 +11,7 @@ use super::{Interval, quantile, sorted};
 const RESAMPLES: usize = 2_000;
 const CONFIDENCE: f64 = 0.95;
 
-/// The 95 % interval of `statistic` over `values`; `None` of fewer than two values.
+/// The 95 % interval of `statistic` over `values`; `None` for fewer than two values.
 pub fn bootstrap(
     values: &[f64],
     statistic: impl Fn(&[f64]) -> Option<f64>,
@@ -31,8 +30,8 @@ pub fn bootstrap(
     interval(&estimates)
 }
 
-/// The 95 % interval of `statistic` over several lists, each resampled for itself; `None` if no list
-/// has two values.
+/// The 95 % interval of `statistic` over several lists, each resampled on its own; `None` if no
+/// list has two values.
 pub fn bootstrap_groups(
     groups: &[Vec<f64>],
     statistic: impl Fn(&[Vec<f64>]) -> Option<f64>,
@@ -53,10 +52,10 @@ pub fn bootstrap_groups(
     interval(&estimates)
 }
 
-/// The 95 % interval of `statistic` over a series whose neighbours depend on each other: whole blocks
-/// are drawn, the series being a circle (Politis and Romano, "A circular block-resampling procedure
-/// for stationary data", 1992), each as long as the square root of the series. `None` of fewer than
-/// two values.
+/// The 95 % interval of `statistic` over a series whose neighbours depend on each other: whole
+/// blocks are drawn from the series, closed to a circle (Politis and Romano, "A circular
+/// block-resampling procedure for stationary data", 1992), each as long as the square root of the
+/// series' length. `None` for fewer than two values.
 pub fn bootstrap_blocks(
     series: &[f64],
     statistic: impl Fn(&[f64]) -> Option<f64>,

@@ -1,12 +1,12 @@
-//! Figures that are least values: among the times that they are of there are some of requests that were
-//! given up, of which no more is known than how long was waited for them.
+//! Figures that are lower bounds, because some of the times behind them are of requests that were
+//! given up, for which only the time spent waiting is known.
 
 use serde::{Deserialize, Serialize};
 
-/// The figures that can be least values.
+/// The figures that can be lower bounds.
 const FIGURES: [&str; 5] = ["mean", "p50", "p95", "p99", "max"];
 
-/// Which figures of a summary are least values; a list of their names in JSON.
+/// Which figures of a summary are lower bounds; a list of their names in JSON.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "Vec<&'static str>", from = "Vec<String>")]
 pub struct LeastValues([bool; FIGURES.len()]);

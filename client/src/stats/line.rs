@@ -30,7 +30,7 @@ impl Line {
         Some(Self { base: y - slope * x, slope })
     }
 
-    /// The share of the scatter of the points' y that the line explains (R²); nothing of no scatter.
+    /// The share of the scatter of the points' y that the line explains (R²); 0 without scatter.
     pub fn explained(&self, points: &[(f64, f64)]) -> f64 {
         let mean = points.iter().map(|p| p.1).sum::<f64>() / points.len() as f64;
         let squares =
@@ -46,8 +46,8 @@ impl Line {
 }
 
 /// The line through the medians of what was measured at each `x`, with the 95 % interval of its
-/// slope; resamples within each x, since a picture's times say nothing about another's. An `x` with too
-/// few values for a median is left out.
+/// slope; resamples within each x, since a picture's times say nothing about another's. An `x` with
+/// too few values for a median is left out.
 pub fn line_of_medians(xs: &[f64], groups: &[Vec<f64>], seed: u64) -> Option<(Line, Interval)> {
     let fit = |groups: &[Vec<f64>]| {
         let median = |times: &Vec<f64>| sound_quantile_of(times, 0.5);

@@ -1,4 +1,4 @@
-//! Numbers out of numbers: quantiles, confidence intervals, comparisons.
+//! Statistics: quantiles, confidence intervals, comparisons.
 //!
 //! Pure. Randomness comes from a seed, so a report is the same whenever it is drawn again. Each
 //! method names its source; property tests hold each against a naive oracle.
@@ -36,8 +36,8 @@ pub struct Interval {
 }
 
 impl Interval {
-    /// What of it is possible: a time is not negative, and a share is one at most. It holds the truth as often as
-    /// before.
+    /// The part of it that is possible: a time is not negative, and a share is at most one. It
+    /// contains the truth as often as before.
     #[must_use]
     pub fn within(self, lowest: f64, highest: f64) -> Self {
         Self { low: self.low.clamp(lowest, highest), high: self.high.clamp(lowest, highest) }

@@ -10,30 +10,30 @@ use super::least::LeastValues;
 /// A figure of a summary, which may be missing.
 pub(crate) type Pick = fn(&Distribution) -> Option<f64>;
 
-/// A list in one line.
+/// A list summed up in one line.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Distribution {
     /// How many values were summed up.
     pub count: usize,
     /// Arithmetic mean.
     pub mean: f64,
-    /// Half of the values are smaller; nothing if there are too few values to say.
+    /// Half of the values are smaller; `None` if there are too few values to say.
     pub p50: Option<f64>,
-    /// 95 % of the values are smaller; nothing likewise.
+    /// 95 % of the values are smaller; `None` likewise.
     pub p95: Option<f64>,
-    /// 99 % of the values are smaller; nothing likewise.
+    /// 99 % of the values are smaller; `None` likewise.
     pub p99: Option<f64>,
     /// The smallest value.
     pub min: f64,
     /// The largest value.
     pub max: f64,
-    /// Figures that are least values, because some of the times are.
+    /// Figures that are lower bounds, because some of the times are.
     #[serde(default)]
     pub at_least: LeastValues,
 }
 
 impl Distribution {
-    /// `None` for an empty list: there is nothing to say.
+    /// Sums up `values`; `None` if there are none.
     pub fn of(values: &[f64]) -> Option<Self> {
         let values = sorted(values);
         let (min, max) = (*values.first()?, *values.last()?);
@@ -49,11 +49,11 @@ impl Distribution {
         })
     }
 
-    /// The same of times, of which some are least values: those of requests that were given up.
+    /// The same for times, some of which are lower bounds: those of requests that were given up.
     pub fn of_times(times: impl IntoIterator<Item = Time>) -> Option<Self> {
         let times: Vec<Time> = times.into_iter().collect();
         let known = Self::of(&times.iter().map(|time| time.value).collect::<Vec<_>>())?;
-        // Had all requests that were given up taken for ever, this is where the figures would be.
+        // Where the figures would be if all requests that were given up had taken forever.
         let longest = |time: &Time| if time.at_least { f64::MAX } else { time.value };
         let longest = Self::of(&times.iter().map(longest).collect::<Vec<_>>())?;
         let is_any = times.iter().any(|time| time.at_least);
@@ -64,7 +64,7 @@ impl Distribution {
     }
 }
 
-/// A time, or the least that it can be.
+/// A time, or a lower bound of it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Time {
     /// The time itself, in the unit of the others.
@@ -73,8 +73,8 @@ pub struct Time {
     pub at_least: bool,
 }
 
-/// Values that make quantile `q` sound: ten of them lie beyond it, on either side. No number of them
-/// makes the least or the largest possible value sound.
+/// Number of values that makes quantile `q` sound: ten of them lie beyond it, on either side. No
+/// number makes the smallest or the largest possible value sound.
 pub fn samples_for(q: f64) -> f64 {
     const BEYOND: f64 = 10.0;
     (BEYOND / q.min(1.0 - q).max(0.0)).round()
@@ -92,19 +92,19 @@ pub fn sorted(values: &[f64]) -> Vec<f64> {
     values
 }
 
-/// The arithmetic mean; `None` of nothing.
+/// The arithmetic mean; `None` if there are no values.
 pub fn mean(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
-/// The value below which the fraction `q` of `sorted` lies; `None` of nothing.
+/// The value below which the fraction `q` of `sorted` lies; `None` if there are no values.
 pub fn quantile(sorted: &[f64], q: f64) -> Option<f64> {
     let (below, share) = place(sorted.len(), q)?;
     let above = (below + 1).min(sorted.len() - 1);
     Some(sorted[below] + (sorted[above] - sorted[below]) * share)
 }
 
-/// The same of values in any order, which need not be sorted for a single quantile.
+/// The same for values in any order, which need not be sorted for a single quantile.
 pub fn quantile_of(values: &[f64], q: f64) -> Option<f64> {
     let (below, share) = place(values.len(), q)?;
     let mut values = values.to_vec();
@@ -119,8 +119,8 @@ pub fn sound_quantile_of(values: &[f64], q: f64) -> Option<f64> {
     if (values.len() as f64) < samples_for(q) { None } else { quantile_of(values, q) }
 }
 
-/// Where quantile `q` of `count` values is: behind which of them in their order, and how far towards
-/// the next one.
+/// Position of quantile `q` among `count` sorted values: the index of the value before it, and how
+/// far it lies towards the next one.
 fn place(count: usize, q: f64) -> Option<(usize, f64)> {
     let last = count.checked_sub(1)?;
     let position = q.clamp(0.0, 1.0) * last as f64;

@@ -1,14 +1,14 @@
 //! Intervals for few values: Student, "The Probable Error of a Mean" (1908).
 //!
 //! A handful of trials is all that an experiment has time for. Resampling two or three values finds
-//! no more than these, and covers the truth far less often than it says; Student's t is exact for any
-//! number of normal values, and means of many requests are close to normal.
+//! only these values, and covers the truth far less often than it claims; Student's t is exact for
+//! any number of normal values, and means of many requests are close to normal.
 
 use std::f64::consts::FRAC_PI_2;
 
 use super::{Interval, mean};
 
-/// What an interval leaves out, both ends together.
+/// The probability that an interval leaves out, both ends together.
 const LEVEL: f64 = 0.05;
 
 /// Probability of a value of Student's distribution at least `t` away from 0, with `freedom` degrees
@@ -23,8 +23,8 @@ pub fn two_sided(t: f64, freedom: f64) -> f64 {
     (tail(angle, freedom) / tail(0.0, freedom)).clamp(0.0, 1.0)
 }
 
-/// The integral of `cos(x)^(freedom - 1)` from `from` to a right angle, by Simpson's rule. Of a large
-/// power nothing is left a few widths away from where it begins.
+/// The integral of `cos(x)^(freedom - 1)` from `from` to a right angle, by Simpson's rule. A large
+/// power is negligible a few widths away from where it begins.
 fn tail(from: f64, freedom: f64) -> f64 {
     const STEPS: usize = 128;
     const WIDTHS: f64 = 10.0;
@@ -64,15 +64,15 @@ pub(super) fn squares(values: &[f64]) -> Option<f64> {
     Some(values.iter().map(|value| (value - middle).powi(2)).sum())
 }
 
-/// The 95 % interval of the mean of independent values; `None` of fewer than two.
+/// The 95 % interval of the mean of independent values; `None` for fewer than two.
 pub fn interval_of_mean(values: &[f64]) -> Option<Interval> {
     let freedom = values.len().checked_sub(1).filter(|freedom| *freedom > 0)? as f64;
     let error = (squares(values)? / freedom / values.len() as f64).sqrt();
     Some(around(mean(values)?, error, freedom))
 }
 
-/// The 95 % interval of the ratio of what `b` and `a` are about, positive values whose relative
-/// spread is the same; `None` unless either has two values.
+/// The 95 % interval of the ratio of the quantity behind `b` to that behind `a`, given positive
+/// values with the same relative spread; `None` unless both have two values.
 pub fn interval_of_ratio(a: &[f64], b: &[f64]) -> Option<Interval> {
     if a.len() < 2 || b.len() < 2 || a.iter().chain(b).any(|value| *value <= 0.0) {
         return None;
@@ -113,7 +113,7 @@ mod tests {
                 reach(freedom)
             );
         }
-        // Of 1 it is Cauchy's, of many the normal distribution.
+        // With one degree of freedom it is Cauchy's distribution, with many the normal one.
         assert!((two_sided(1.0, 1.0) - 0.5).abs() < 1e-6);
         assert!((two_sided(2.575_829, 1e5) - 0.01).abs() < 1e-5);
         assert!((two_sided(2.0, 1.5) - 0.2182).abs() < 0.02);

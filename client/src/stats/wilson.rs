@@ -23,15 +23,15 @@ pub fn wilson(successes: u64, count: u64) -> Interval {
 pub struct Tried {
     /// Successes.
     pub successes: u64,
-    /// All of them.
+    /// All tries.
     pub count: u64,
 }
 
-/// The 95 % interval of the share of successes where each of several things was tried several times, of
-/// what such things would have: a thing that succeeded once will do so again, so that it is things
-/// that count and not tries. How many independent tries they are worth follows from how much the
-/// things differ (the design effect: Kish, "Survey Sampling", 1965), and Student's t stands for the
-/// normal distribution, as there may be few.
+/// The 95 % interval of the share of successes among things like these, each of which was tried
+/// several times. A thing that succeeded once will do so again, so things count, not tries. How
+/// many independent tries they are worth follows from how much the things differ (the design
+/// effect: Kish, "Survey Sampling", 1965), and Student's t replaces the normal distribution, as
+/// there may be few things.
 pub fn wilson_of_groups(things: &[Tried]) -> Interval {
     let things: Vec<Tried> = things.iter().filter(|thing| thing.count > 0).copied().collect();
     let sum = |of: fn(&Tried) -> u64| things.iter().map(of).sum::<u64>() as f64;
@@ -66,8 +66,9 @@ mod tests {
 
     const TRUTH: f64 = 0.8;
 
-    /// How many of 1,000 intervals hold the truth, of 40 pictures that are asked about 25 times each;
-    /// `draw` answers about a picture that is right once in so many.
+    /// How many of 1,000 intervals contain the truth, by things and by tries, for 40 pictures that
+    /// are asked about 25 times each; `draw` decides whether an answer about an easy or a hard
+    /// picture is right.
     fn covered(mut draw: impl FnMut(&mut ChaCha12Rng, bool) -> bool) -> (u32, u32) {
         let mut rng = ChaCha12Rng::seed_from_u64(7);
         let (mut by_things, mut by_tries) = (0, 0);
@@ -87,11 +88,11 @@ mod tests {
 
     #[test]
     fn pictures_count_and_not_how_often_each_was_sent() {
-        // A model answers the same about the same picture, every time.
+        // A model gives the same answer about the same picture every time.
         let (by_things, by_tries) = covered(|_, is_easy| is_easy);
         assert!((930..=985).contains(&by_things), "{by_things}");
         assert!(by_tries < 500, "{by_tries}: taken as 1,000 answers, they prove too much");
-        // Where each answer is a draw of its own, the answers count.
+        // If each answer is a draw of its own, the answers count.
         let (by_things, _) = covered(|rng, _| rng.random_bool(TRUTH));
         assert!((920..=980).contains(&by_things), "{by_things}");
     }

@@ -13,18 +13,18 @@ use crate::input;
 /// Changes to all requests of a workload.
 #[derive(Debug, Clone, Default)]
 pub struct Custom {
-    /// Instead of the workload's own.
+    /// Used instead of the workload's own.
     pub method: Option<Method>,
-    /// In place of fields of the same names.
+    /// Used in place of fields of the same names.
     pub headers: HeaderMap,
     /// What counts as success instead of 2xx.
     pub statuses: Option<Statuses>,
 }
 
-/// A field of its own.
+/// A header field.
 pub type Field = (HeaderName, HeaderValue);
 
-/// Reads `Name: value`. What decides where a message ends is not the user's to say.
+/// Reads `Name: value`. Fields that decide where a message ends are refused.
 pub fn header(text: &str) -> Result<Field, String> {
     let (name, value) = text.split_once(':').ok_or("a header is `Name: value`")?;
     let name: HeaderName = name.trim().parse().map_err(|_| format!("{name:?} names no header"))?;
@@ -35,11 +35,11 @@ pub fn header(text: &str) -> Result<Field, String> {
     Ok((name, value.map_err(|_| "a header's value is one line of text")?))
 }
 
-/// No service that is measured takes more.
+/// Largest body: no service that is measured takes more.
 pub(crate) const MAX_BODY: u64 = 1 << 30;
 
-/// The body that `text` names: itself, the content of the file behind an `@`, or standard input
-/// behind `@-`.
+/// The body that `text` names: itself, the content of the file named after an `@`, or standard
+/// input for `@-`.
 pub fn read_body(text: &str) -> anyhow::Result<Bytes> {
     let Some(file) = text.strip_prefix('@') else { return Ok(Bytes::from(text.to_owned())) };
     let body = match file {

@@ -1,4 +1,4 @@
-//! What tells whether two runs sent the same: SHA-256 as hexadecimal digits.
+//! Fingerprints that tell whether two runs sent the same: SHA-256 as hexadecimal digits.
 
 use sha2::{Digest, Sha256};
 
@@ -15,7 +15,7 @@ pub(crate) fn of_pictures<'a>(pictures: impl IntoIterator<Item = &'a Picture>) -
     for picture in pictures {
         let label = picture.label.as_deref().unwrap_or_default();
         for part in [picture.name.as_bytes(), label.as_bytes(), &picture.bytes] {
-            // Each with its length, so that what belongs to one is not taken for the next one's.
+            // Each with its length, so that no part of one is taken for the next one's.
             hash.update(part.len().to_string());
             hash.update(":");
             hash.update(part);

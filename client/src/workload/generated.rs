@@ -1,9 +1,9 @@
-//! Pictures that are made here, for a first run without any photos at hand.
+//! Generated pictures, for a first run without any photos at hand.
 //!
 //! A dark 7 on smooth coloured waves with seeded grain, stored as JPEG: about as many bytes per
-//! pixel as a photo, so round-trip times over them mean something, and models of digits answer too.
-//! The sizes are those of the original experiment's photos and two between its last ones, where the
-//! file begins to count.
+//! pixel as a photo, so round-trip times mean something, and digit models can answer too. The sizes
+//! are those of the original experiment's photos and two between its last ones, where the size of
+//! the file begins to matter.
 
 use bytes::Bytes;
 use image::codecs::jpeg::JpegEncoder;
@@ -14,12 +14,12 @@ use rand::{Rng, SeedableRng};
 
 use super::pictures::Picture;
 
-/// What the names of these pictures begin with.
+/// Prefix of the names of these pictures.
 pub(crate) const GENERATED: &str = "generated_";
 /// Sides in pixels of the pictures: the original's, 500 and 1000.
 pub const SIDES: [u32; 9] = [16, 32, 64, 96, 128, 224, 500, 1000, 2000];
 
-/// One square picture a side.
+/// One square picture per side length.
 pub fn pictures(sides: &[u32]) -> anyhow::Result<Vec<Picture>> {
     sides.iter().map(|side| picture(*side)).collect()
 }

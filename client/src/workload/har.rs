@@ -1,8 +1,8 @@
 //! Recorded requests: the HTTP archives (HAR 1.2) that browsers and proxies save.
 //!
-//! Each request goes to the target with its own method, path, query, fields and body, at the instant
-//! at which it was recorded, counted from the first one. Fields that belong to a connection are left
-//! out, and so is what is no HTTP request (`data:` and `ws:` addresses).
+//! Each request goes to the target with its own method, path, query, fields and body, at its
+//! recorded instant, counted from the first request. Fields that belong to a connection are left
+//! out, and so are entries that are not HTTP requests (`data:` and `ws:` addresses).
 
 use std::path::Path;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ pub struct Recording {
     pub instants: Arc<[Duration]>,
 }
 
-/// No archive is larger.
+/// Largest archive that is read.
 const MAX_BYTES: u64 = 1 << 30;
 
 /// Fields that describe a connection, or follow from the body and the target.
@@ -82,7 +82,7 @@ struct PostData {
     mime_type: String,
     #[serde(default)]
     text: String,
-    /// `base64` where the text is no text.
+    /// `base64` if the content is not text.
     encoding: Option<String>,
     /// The fields of a form; some programs write them instead of a text.
     #[serde(default)]
@@ -105,7 +105,7 @@ pub fn read(file: &Path) -> anyhow::Result<Recording> {
 }
 
 fn parse(text: &[u8]) -> Result<Recording, String> {
-    // Some programs put a byte order mark before it.
+    // Some programs begin the file with a byte order mark.
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     let archive: Archive =
         serde_json::from_slice(text).map_err(|error| format!("no HTTP archive: {error}"))?;
@@ -124,7 +124,7 @@ fn parse(text: &[u8]) -> Result<Recording, String> {
     Ok(Recording { items: recorded.into_iter().map(|(_, item)| item).collect(), instants })
 }
 
-/// A request; nothing if it is none of HTTP.
+/// The request to send; `None` if it is not an HTTP request.
 fn item(recorded: &Recorded) -> Result<Option<Item>, String> {
     if !recorded.url.starts_with("http://") && !recorded.url.starts_with("https://") {
         return Ok(None);
@@ -141,13 +141,13 @@ fn item(recorded: &Recorded) -> Result<Option<Item>, String> {
         }
     };
     let headers = fields(&recorded.headers);
-    // What was sent counts, and not what the archive makes of it.
+    // The header that was sent counts, not what the archive makes of it.
     let kind = headers.get(CONTENT_TYPE).cloned().or(kind);
     let item = Item::new(&format!("{method} {}", uri.path()), method, body, kind);
     Ok(Some(Item { route: Some(route.to_owned()), headers, ..item }))
 }
 
-/// What was posted.
+/// The posted body.
 fn body(data: &PostData) -> Result<Bytes, String> {
     const FORM: &str = "application/x-www-form-urlencoded";
     if data.encoding.as_deref() == Some("base64") {
@@ -166,8 +166,8 @@ fn body(data: &PostData) -> Result<Bytes, String> {
     Ok(Bytes::from(form.extend_pairs(fields).finish()))
 }
 
-/// The fields that make the same request on another connection. Those of HTTP/2 that begin with a
-/// colon are no fields.
+/// The fields that make up the same request on another connection. HTTP/2's pseudo-fields, which
+/// begin with a colon, are left out.
 fn fields(recorded: &[Pair]) -> HeaderMap {
     let mut fields = HeaderMap::new();
     for Pair { name, value } in recorded {

@@ -1,8 +1,8 @@
-//! The 150 flowers of Fisher's iris data (1936) as requests, with the species that is right.
+//! The 150 flowers of Fisher's iris data (1936) as requests, with the right species.
 //!
-//! Small bodies and a model that costs next to nothing: what is left of a round trip is the service
-//! itself. One flower a request, in TensorFlow Serving's row format or as the tensors of the Open
-//! Inference Protocol; the answers' species are compared on the way.
+//! With small bodies and a model that costs next to nothing, what is left of a round trip is the
+//! service itself. One flower per request, in TensorFlow Serving's row format or as the tensors of
+//! the Open Inference Protocol; the species in the answers are checked along the way.
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -12,16 +12,16 @@ use serde_json::json;
 
 use super::{Item, Reading};
 
-/// Where both protocols find the model.
+/// Name of the model in both protocols.
 const MODEL: &str = "iris_model";
 const DATA: &str = include_str!("iris.csv");
 
-/// How a flower is put.
+/// How a flower is encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
     /// TensorFlow Serving: `{"instances": [{…}]}`.
     TfServing,
-    /// Open Inference Protocol: one tensor a column.
+    /// Open Inference Protocol: one tensor per column.
     OpenInference,
 }
 
@@ -35,7 +35,7 @@ struct Flower {
 }
 
 impl Form {
-    /// The route that takes it.
+    /// The route that accepts this form.
     pub fn route(self) -> String {
         match self {
             Self::TfServing => format!("/v1/models/{MODEL}:predict"),
@@ -51,7 +51,7 @@ impl Form {
         }
     }
 
-    /// One request a flower.
+    /// One request per flower.
     pub fn items(self) -> anyhow::Result<Vec<Item>> {
         let mut reader = csv::Reader::from_reader(DATA.as_bytes());
         let flowers = reader.deserialize::<Flower>().enumerate();

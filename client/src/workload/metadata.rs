@@ -2,11 +2,11 @@
 //!
 //! The photos of the original experiment carry some 20 kB of camera metadata each, which flattens
 //! round-trip times against size; a stripped twin shows what the pixels alone cost. The coded image
-//! data is copied, never coded again.
+//! data is copied, never re-encoded.
 
 use bytes::Bytes;
 
-/// `file` without metadata; `None` if there is none to take out or the format is another.
+/// `file` without metadata; `None` if there is none to remove, or if it is neither JPEG nor PNG.
 pub fn stripped(file: &[u8]) -> Option<Bytes> {
     let stripped = strip_jpeg(file).or_else(|| strip_png(file))?;
     (stripped.len() < file.len()).then(|| Bytes::from(stripped))

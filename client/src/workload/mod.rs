@@ -1,9 +1,9 @@
-//! What is sent: a list of requests, built once before the clock runs.
+//! What is sent: a list of requests, built once before the clock starts.
 //!
 //! The body of a request is shared, never copied, so that sending a photo costs the sender no more
 //! than sending a digit. Pictures come from a folder ([`pictures`]) or are made here
-//! ([`generated`]); [`multipart`] wraps them as the original's client did. What the user wants
-//! different in all of them is [`Custom`].
+//! ([`generated`]); [`multipart`] wraps them as the original's client did. [`Custom`] is what the
+//! user changes in all of them.
 
 pub mod custom;
 pub(crate) mod fingerprint;
@@ -40,9 +40,9 @@ use crate::target::Target;
 pub enum Reading {
     /// Only count its bytes.
     Ignore,
-    /// The bare label, as a client that states no wish gets it.
+    /// The bare label, as sent to a client that states no preference.
     Label,
-    /// The bare label if there is one; any other answer is as good.
+    /// The bare label if there is one; any other answer will do as well.
     Whatever,
     /// The full prediction: the request asks for JSON.
     Prediction,
@@ -59,24 +59,24 @@ pub enum Reading {
 /// One request of a workload.
 #[derive(Debug, Clone)]
 pub struct Item {
-    /// How tables and plots call it.
+    /// Its name in tables and plots.
     pub name: String,
-    /// `POST` in every workload but those that measure the empty path.
+    /// `POST` for pictures; recorded requests and `-X` may have any other.
     pub method: Method,
     /// The body that is sent, whole.
     pub body: Bytes,
     /// Its media type, if there is a body.
     pub content_type: Option<HeaderValue>,
-    /// The label that a right answer has.
+    /// The label of a correct answer.
     pub expected: Option<String>,
     /// Where it goes, if that is not the route of the workload.
     pub route: Option<String>,
-    /// Fields of its own; they replace those that every request has.
+    /// Header fields of its own, which replace those that every request has.
     pub headers: HeaderMap,
 }
 
 impl Item {
-    /// A request with a body, if it is not empty, of this media type, if it has one.
+    /// A request with this body, which may be empty, and its media type, if it has one.
     pub fn new(name: &str, method: Method, body: Bytes, content_type: Option<HeaderValue>) -> Self {
         Self {
             name: name.to_owned(),
@@ -105,10 +105,10 @@ pub struct Workload {
     statuses: Option<Statuses>,
 }
 
-/// A request as it goes over the wire of HTTP/1.1.
+/// A request as it is sent over HTTP/1.1.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct WireRequest {
-    /// Up to the empty line, and that.
+    /// Everything up to and including the empty line.
     pub(crate) head: Bytes,
     /// As long as the head says.
     pub(crate) body: Bytes,
@@ -119,9 +119,9 @@ pub(crate) struct WireRequest {
 /// The head of a request.
 #[derive(Debug, Clone)]
 struct Head {
-    /// As it stands in the request line of HTTP/1.
+    /// As in the request line of HTTP/1.
     uri: Uri,
-    /// With scheme and authority, as HTTP/2 wants it.
+    /// With scheme and authority, as HTTP/2 needs it.
     absolute: Uri,
     fields: HeaderMap,
 }
@@ -152,7 +152,7 @@ impl Head {
         Ok(head)
     }
 
-    /// Puts `fields` in place of those of the same names.
+    /// Replaces the fields of the same names with `fields`.
     fn replace(&mut self, fields: &HeaderMap) -> Result<(), Error> {
         for name in fields.keys() {
             self.fields.remove(name);
@@ -160,7 +160,7 @@ impl Head {
                 self.fields.append(name, value.clone());
             }
         }
-        // HTTP/2 names the host in the request line.
+        // HTTP/2 names the host in `:authority`, which hyper takes from the URI.
         if let Some(host) = fields.get(HOST) {
             let mut parts = self.absolute.clone().into_parts();
             let authority = Authority::try_from(host.as_bytes());
@@ -219,7 +219,7 @@ impl Workload {
         &self.items
     }
 
-    /// Where the first of the requests goes, below the target.
+    /// The path of the first request, including that of the target.
     pub fn route(&self) -> &str {
         self.heads.first().map_or("", |head| head.uri.path())
     }
@@ -229,7 +229,7 @@ impl Workload {
         self.reading
     }
 
-    /// What an answer with this status is.
+    /// The outcome of an answer with this status.
     pub(crate) fn outcome(&self, status: StatusCode) -> Outcome {
         let number = status.as_u16();
         let is_expected = self.statuses.as_ref().map(|statuses| statuses.contains(number));
@@ -267,7 +267,7 @@ impl Workload {
         *request.headers_mut() = head.fields.clone();
         *request.uri_mut() = head.absolute.clone();
         *request.version_mut() = http::Version::HTTP_2;
-        // The authority travels in the request line of HTTP/2, not in a field.
+        // HTTP/2 sends the authority as `:authority`, not as a field.
         request.headers_mut().remove(HOST);
         request
     }

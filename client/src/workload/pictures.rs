@@ -1,5 +1,5 @@
-//! Pictures of a folder, smallest first, with their sizes and, if a `labels.csv` lies beside them,
-//! their labels.
+//! Pictures of a folder, smallest first, with their sizes and, if there is a `labels.csv` beside
+//! them, their labels.
 //!
 //! Files are sent as they are: the width and height are read from the header without decoding.
 
@@ -12,7 +12,7 @@ use bytes::Bytes;
 use crate::error::Error;
 use crate::input;
 
-/// No folder of an experiment holds more pictures than this, and none a larger one.
+/// No folder of an experiment contains more pictures than this, or larger ones.
 const MAX_PICTURES: usize = 10_000;
 const MAX_BYTES: u64 = 64 << 20;
 
@@ -91,7 +91,7 @@ fn pictures_in(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// File name to label; empty without the file.
+/// Labels by file name; empty if there is no such file.
 fn read_labels(path: &Path) -> anyhow::Result<HashMap<String, String>> {
     if !path.is_file() {
         return Ok(HashMap::new());

@@ -1,7 +1,7 @@
 //! The loads that the five projects put on their services, by name.
 //!
 //! Each is what that project's own script or Locust file sends, as a browser or Locust would put it
-//! on the wire. Where the right answer is known it is checked.
+//! on the wire. Where the right answer is known, it is checked.
 
 use bytes::Bytes;
 use clap::ValueEnum;
@@ -30,10 +30,10 @@ pub enum Seed {
     Web,
 }
 
-/// The photo that the project with `/home` names for trying it.
+/// The photo that the project with `/home` suggests for trying it out.
 pub const CAT: &str = "https://tensorflow.org/images/blogs/serving/cat.jpg";
 
-/// What the digit is.
+/// The label of the digit.
 const DIGIT: &str = "7";
 
 impl Seed {
@@ -59,7 +59,7 @@ impl Seed {
         }
     }
 
-    /// The requests; `servers` and `image_url` count where the project has such fields.
+    /// The requests; `servers` and `image_url` are used where the project has such fields.
     pub fn items(self, servers: Option<u32>, image_url: &str) -> anyhow::Result<Vec<Item>> {
         let item = match self {
             Self::Iris => return Form::TfServing.items(),
@@ -89,7 +89,7 @@ impl Seed {
     }
 }
 
-/// A value of a form, as browsers write it.
+/// Encodes a value of a form as browsers do.
 fn encoded(text: &str) -> String {
     use std::fmt::Write;
     let mut encoded = String::with_capacity(text.len());

@@ -16,7 +16,7 @@ pub(crate) struct Packed {
     statuses: Option<Statuses>,
 }
 
-/// One request of it. Bodies and the values of fields may be any bytes.
+/// One request of it. Bodies and field values may be arbitrary bytes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct PackedRequest {
     name: String,

@@ -1,4 +1,4 @@
-//! A stub of the service on a free port: it reads a whole request and answers as it is told.
+//! A stub of the service on a free port: it reads whole requests and answers as the test specifies.
 #![allow(dead_code, reason = "each test binary looks at its own part")]
 
 use std::future::Future;
@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-/// What arrived.
+/// A request that arrived.
 #[derive(Debug, Clone)]
 pub(crate) struct Seen {
     pub(crate) method: http::Method,
@@ -27,7 +27,7 @@ pub(crate) struct Seen {
     pub(crate) body: Bytes,
 }
 
-/// A running stub; it ends with the value.
+/// A running stub, stopped when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Stub {
     pub(crate) address: SocketAddr,
@@ -41,12 +41,12 @@ pub(crate) struct Stub {
 pub(crate) enum Speaks {
     Http1,
     H2,
-    /// HTTP/2 with so many streams at once.
+    /// HTTP/2 with this limit on concurrent streams.
     H2Streams(u32),
 }
 
 impl Stub {
-    /// Answers every request by `answer`.
+    /// Answers every request with `answer`.
     pub(crate) fn start<F, A>(speaks: Speaks, answer: A) -> Self
     where
         A: Fn(Seen) -> F + Send + Sync + 'static,
@@ -55,7 +55,7 @@ impl Stub {
         Self::start_with(None, speaks, answer)
     }
 
-    /// The same, encrypted where there is a certificate to show.
+    /// The same, encrypted if `tls` is given.
     pub(crate) fn start_with<F, A>(tls: Option<TlsAcceptor>, speaks: Speaks, answer: A) -> Self
     where
         A: Fn(Seen) -> F + Send + Sync + 'static,
@@ -97,14 +97,14 @@ impl Stub {
     /// Its URL.
     pub(crate) fn url(&self) -> String {
         if self.is_encrypted {
-            // Certificates name hosts.
+            // The certificate is for this name.
             return format!("https://localhost:{}", self.address.port());
         }
         format!("http://{}", self.address)
     }
 }
 
-/// A stub that stalls; it recovers with the end of the value.
+/// Stalls of a stub, which end when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Stall(tokio::task::JoinHandle<()>);
 
@@ -143,7 +143,7 @@ where
         }
     });
     let io = TokioIo::new(stream);
-    // A client that goes away in the middle of a request is part of some tests.
+    // In some tests the client disconnects in the middle of a request.
     let _ended = match speaks {
         Speaks::Http1 => http1::Builder::new().serve_connection(io, service).await,
         Speaks::H2 => http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await,
@@ -154,7 +154,7 @@ where
     };
 }
 
-/// The answer of a balancer to a client that states no wish.
+/// A balancer's answer to a client without preferences.
 pub(crate) fn label(label: &str, endpoint: &str) -> Response<Full<Bytes>> {
     Response::builder()
         .header(wire::header::ENDPOINT, endpoint)

@@ -1,4 +1,4 @@
-//! What counts and how: every request in the latency, every failure blamed on who failed.
+//! What is counted and how: latency covers every request, and failures get the right cause.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ fn load(stub: &Stub, arguments: &[&str]) -> Value {
     summary
 }
 
-/// Holds in every summary, whatever the service did.
+/// Checks Little's law, which holds in every summary, whatever the service did.
 #[track_caller]
 fn littles_law(summary: &Value) {
     let figure = |value: &Value| value.as_f64().expect("a number");
@@ -92,7 +92,7 @@ fn a_slow_service_that_answers_everything_is_not_told_that_it_did_not() {
         &["--rate", "60", "--duration", "2s", "--quantile", "0.5", "--connections", "200"],
     );
     assert_eq!(summary["outcomes"]["200"], summary["requests"], "{summary}");
-    // What was asked in the measured time was answered: the wait for the last ones is none of it.
+    // Requests of the measured time were all answered; waiting for the last ones is not part of it.
     assert_eq!(summary["throughput"], summary["offered_rate"], "{summary}");
     assert_eq!(summary["measured_seconds"], 2.0);
     assert!(!causes(&summary).contains(&"service".to_owned()), "{summary}");
@@ -111,7 +111,7 @@ fn a_service_that_answers_nothing_holds_nobody_up_for_longer_than_the_time_limit
     let stub = Stub::start(Speaks::Http1, |_| async { std::future::pending().await });
     let limits = ["--rate", "200", "--duration", "500ms", "--timeout", "300ms"];
     let start = tokio::time::Instant::now();
-    // One after another on these connections, this would take 15 s.
+    // In sequence on these connections, the requests would take 15 s.
     let summary = load(&stub, &[&limits[..], &["--connections", "2", "--threads", "1"]].concat());
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     assert_eq!(summary["unanswered"], summary["requests"]);
@@ -171,7 +171,7 @@ fn what_may_wait_for_a_connection_is_a_limit_of_all_threads_together() {
     let progress = Arc::new(Progress::default());
     let run = driver::run(&trial, &destination, &Arc::new(workload.unwrap()), &progress, None);
     let samples = run.unwrap().samples;
-    // Four have a connection, ten wait for one, and the others are given up at once.
+    // Four have a connection, ten wait for one, and the others are given up immediately.
     let waited =
         samples.iter().filter(|it| it.done.saturating_sub(it.dispatched) > TIMEOUT / 2).count();
     assert_eq!((samples.len(), waited), (100, 4 + 10));
@@ -196,7 +196,7 @@ fn a_name_with_several_addresses_has_its_load_spread_over_all_of_them() {
     assert_eq!(opened, [2, 2]);
 }
 
-/// What this program may not have is not the fault of the service, and no reason to try in vain.
+/// A limit of this program is not the fault of the service, so no connection beyond it is tried.
 #[cfg(unix)]
 #[test]
 fn a_low_limit_on_open_files_is_a_limit_on_connections() {

@@ -76,7 +76,7 @@ fn rtt_sends_the_form_of_the_original_and_reuses_its_connection() {
     .unwrap();
     let seen = seen.lock().unwrap();
     assert_eq!(seen.len(), 9 * 3);
-    // One check that the target listens, and one connection for all requests.
+    // One connection to check that the target listens, and one for all requests.
     assert_eq!(stub.connections.load(std::sync::atomic::Ordering::Relaxed), 2);
     let request = &seen[0];
     assert_eq!((request.method.as_str(), request.path.as_str()), ("POST", "/submit"));
@@ -89,7 +89,7 @@ fn rtt_sends_the_form_of_the_original_and_reuses_its_connection() {
 
 #[test]
 fn scaling_fills_the_grid_and_counts_errors_by_class() {
-    // A fleet of two: four servers are a 400, as at the balancer.
+    // A fleet of two: a request for four servers gets a 400, as from the balancer.
     let stub = Stub::start(Speaks::Http1, |request| async move {
         let body = String::from_utf8_lossy(&request.body);
         if body.contains("\r\n\r\n4\r\n") { error(400) } else { label("cat", "w1") }
@@ -127,7 +127,7 @@ fn scaling_fills_the_grid_and_counts_errors_by_class() {
 
 #[test]
 fn rates_are_chosen_around_what_the_service_can_do() {
-    // One request at a time, each 10 ms: 100/s at the most.
+    // One request at a time, each 10 ms: at most 100/s.
     let turn = Arc::new(tokio::sync::Mutex::new(()));
     let stub = Stub::start(Speaks::Http1, move |_| {
         let turn = Arc::clone(&turn);
@@ -217,7 +217,7 @@ fn an_answer_that_is_no_label_is_not_a_success() {
 }
 
 /// A photo folder with two labelled pictures: a flat one that survives any loss of pixels, and one
-/// that the stub only knows by its detail.
+/// that the stub only recognises by its detail.
 fn photos() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     for side in [200, 240] {
@@ -229,7 +229,7 @@ fn photos() -> tempfile::TempDir {
     folder
 }
 
-/// A model that needs detail: a PNG of few different pixels compresses too well to be a cat.
+/// A model that needs detail: a PNG with few distinct pixels compresses too well to be a cat.
 fn prediction(body: &[u8]) -> http::Response<http_body_util::Full<bytes::Bytes>> {
     let best = if body.len() > 60_000 { "cat" } else { "dog" };
     let candidate =
@@ -323,7 +323,7 @@ fn reproduce_runs_all_three_and_report_compares_two_of_them() {
     assert_eq!(html.matches("<svg").count(), 7, "two of rtt, four of scaling, one of accuracy");
     assert_eq!(html.matches("This run found").count(), 3);
     assert!(!html.contains("NaN") && !html.contains("src=") && !html.contains("href="));
-    // Servers that share processors are not expected to be as fast as their number.
+    // Servers that share processors are not expected to scale with their number.
     assert!(html.contains("so no ideal is drawn"));
     let capacity = std::fs::read_to_string(one.join("scaling/capacity.csv")).unwrap();
     let mut ideal = capacity.lines().map(|line| line.split(',').nth(5).unwrap().to_owned());
@@ -370,7 +370,7 @@ fn plots_and_report_are_drawn_again_from_what_was_written_down() {
         for file in &files {
             std::fs::remove_file(folder.join(file)).unwrap();
         }
-        // What was measured beside the three experiments has a place in their report.
+        // Experiments in addition to the three are included in the report.
         std::fs::create_dir(folder.join("churn")).unwrap();
         let section = serde_json::json!({
             "title": "Workers that die", "finding": "found.", "method": "M/M/3 has 20 ms",
@@ -379,7 +379,7 @@ fn plots_and_report_are_drawn_again_from_what_was_written_down() {
         std::fs::write(folder.join("churn/section.json"), section.to_string()).unwrap();
         client(&["report", folder.to_str().unwrap()]).unwrap();
         let after: Vec<String> = files.iter().map(read).collect();
-        // Times are kept in whole microseconds, so digits may differ, but nothing that is drawn.
+        // Times are kept in whole microseconds, so digits may differ, but not what is drawn.
         let drawn = |text: &String| ["<circle", "<polyline"].map(|it| text.matches(it).count());
         let drawn = |texts: &[String]| texts.iter().map(drawn).collect::<Vec<_>>();
         assert_eq!(drawn(&before), drawn(&after));

@@ -1,4 +1,4 @@
-//! How a run ends before its time: signals, and being killed.
+//! Runs that end early: by signals, and by being killed.
 #![cfg(unix)]
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -14,10 +14,10 @@ use tokio::time::Instant;
 
 use crate::common;
 
-/// Nothing here takes as long; it is over when something hangs.
+/// Far longer than anything here takes; exceeded only if something hangs.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// A client under way.
+/// A running client.
 struct Running(Child);
 
 impl Running {
@@ -37,7 +37,7 @@ impl Running {
         BufReader::new(self.0.stderr.take().expect("it is piped"))
     }
 
-    /// The exit status, if it ends.
+    /// Waits for its end and returns the exit status; `None` if a signal killed it.
     fn code(mut self) -> Option<i32> {
         until("the client ends", || self.0.try_wait().expect("it is ours").is_some());
         self.0.wait().expect("it has ended").code()
@@ -46,13 +46,13 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It has ended already, unless the test failed.
+        // It has already ended, unless the test failed.
         let _ended = self.0.kill();
         let _status = self.0.wait();
     }
 }
 
-/// Looks until `is_so`.
+/// Polls until `is_so`.
 #[expect(clippy::disallowed_methods, reason = "other processes do not report how far they are")]
 fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let start = Instant::now();
@@ -62,7 +62,7 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// A stub that counts, and answers if it is told to.
+/// A stub that counts requests, and answers them if `answers` is set.
 fn counting(answers: bool) -> (Stub, Arc<AtomicUsize>) {
     let seen: Arc<AtomicUsize> = Arc::default();
     let counter = Arc::clone(&seen);
@@ -106,7 +106,7 @@ fn a_run_that_a_signal_ends_is_measured_over_the_time_that_it_ran() {
     }
 }
 
-/// As on a disk without room, no file may have more than 64 KiB.
+/// Simulates a full disk: no file may be larger than 64 KiB.
 #[test]
 fn what_finds_no_room_on_disk_is_printed_and_the_rest_is_kept() {
     let (stub, _) = counting(true);
@@ -280,7 +280,7 @@ fn a_killed_run_goes_on_where_it_was_and_finished_trials_count() {
     let asked = seen.load(Ordering::Relaxed) - before;
     let last = kept.last().unwrap().split(',').next().unwrap();
     let finished = kept.iter().filter(|row| !row.starts_with(last)).count();
-    // Each of four cells is warmed up by ten requests that stand nowhere.
+    // Each of four cells is warmed up by ten requests that are not recorded.
     let rows = samples.lines().count() - 1;
     assert!(finished > 0 && asked + finished <= rows + 40, "{asked} were asked, {rows} rows");
 }

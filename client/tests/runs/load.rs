@@ -1,4 +1,4 @@
-//! `client load` against stubs: what it reports must be what happened.
+//! `client load` against stubs: its report must match what happened.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -29,7 +29,7 @@ fn reasons(summary: &Value) -> String {
 
 #[test]
 fn a_service_that_stalls_cannot_hide_the_requests_it_held_up() {
-    // No request is served for 100 ms of every second, as in a pause of a garbage collector.
+    // No request is served for 100 ms of every second, as in a garbage collection pause.
     let stub = Stub::start(Speaks::Http1, |_| async { label("cat", "w1") });
     let stall = stub.stall_every(Duration::from_secs(1), Duration::from_millis(100));
     let (open, _folder) = load(
@@ -75,7 +75,7 @@ fn a_run_says_where_the_time_went_and_who_answered() {
     assert!(!tail.contains("NaN"));
 }
 
-/// When it began, and what it holds.
+/// Start and histogram of an interval.
 type Interval = (Duration, hdrhistogram::Histogram<u64>);
 
 /// The histograms of an interval log.
@@ -164,7 +164,7 @@ fn the_connection_cap_holds_and_what_waits_counts_the_wait() {
             "2",
         ],
     );
-    // One more checked that the target listens.
+    // One more connection checked that the target listens.
     assert_eq!(stub.connections.load(Ordering::Relaxed), 3);
     let p50 = |time: &str| summary[time]["p50"].as_f64().unwrap();
     assert!(p50("latency_ms") > 3.0 * p50("service_time_ms"), "{summary}");
@@ -275,13 +275,13 @@ fn labels_beside_the_pictures_are_checked_on_the_way() {
     assert_eq!(accuracy["checked"], summary["requests"]);
     let share = accuracy["share"].as_f64().unwrap();
     assert!((share - 0.5).abs() < 0.02, "every second one is right: {accuracy}");
-    // Two pictures prove next to nothing, however often they are sent.
+    // Two pictures are little evidence, however often they are sent.
     assert_eq!(accuracy["items"], 2);
     let end = |name: &str| accuracy["interval"][name].as_f64().unwrap();
     assert!(end("low") < 0.1 && end("high") > 0.9, "{accuracy}");
 }
 
-/// One sample in two is kept, and two threads take turns: neither all of one thread's, nor the first.
+/// Half of the samples are kept, taken from both threads and from the whole run.
 #[test]
 fn samples_that_are_kept_are_spread_over_the_run_and_its_threads() {
     let stub = Stub::start(Speaks::Http1, |_| async { label("cat", "w1") });
@@ -293,7 +293,7 @@ fn samples_that_are_kept_are_spread_over_the_run_and_its_threads() {
     let due: Vec<u64> = due.collect();
     assert!((150..=200).contains(&due.len()), "{}", due.len());
     assert!(due.iter().any(|at| *at > 900_000), "none of the last tenth");
-    // Thread by thread requests are due every 5 ms, 2.5 ms apart from each other.
+    // Each thread's requests are due every 5 ms, and the threads are 2.5 ms apart.
     let of_first = due.iter().filter(|at| **at % 5000 == 0).count();
     assert!((0.3..0.7).contains(&(of_first as f64 / due.len() as f64)), "{of_first}");
 }
@@ -340,7 +340,7 @@ fn flowers_are_checked_in_both_protocols() {
     for (workload, route) in
         [("iris", "/v1/models/iris_model:predict"), ("oip-iris", "/v2/models/iris_model/infer")]
     {
-        // A service that calls everything setosa is right for the first 50 of 150 flowers.
+        // A service that always answers setosa is right for the first 50 of 150 flowers.
         let stub = Stub::start(Speaks::Http1, move |request| async move {
             assert_eq!(request.path, route);
             let body = if route.starts_with("/v1") {

@@ -1,5 +1,5 @@
-//! Runs of the client against stubs, and the arithmetic of their reports, in one program: linking takes longer than
-//! most of its tests.
+//! Runs of the client against stubs, and the arithmetic of their reports, in one program: linking
+//! takes longer than most of its tests.
 
 #[path = "../common/mod.rs"]
 mod common;

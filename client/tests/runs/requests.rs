@@ -1,5 +1,6 @@
-//! What people ask of a load generator: their own requests, https, rates in stages, bounds that decide
-//! the exit status, recorded requests, and results that programs and people can read.
+//! What users expect of a load generator: their own requests, https, rates in stages,
+//! thresholds that determine the exit status, recorded requests, and results that programs and
+//! people can read.
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -17,10 +18,10 @@ use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use crate::common;
 
-/// What a stub was asked.
+/// The requests that a stub received.
 type Asked = Arc<Mutex<Vec<Seen>>>;
 
-/// A stub that answers every request, and what it was asked.
+/// A stub that answers every request, and the requests that it received.
 fn recording(speaks: Speaks, tls: Option<TlsAcceptor>) -> (Stub, Asked) {
     let seen: Asked = Arc::default();
     let recorder = Arc::clone(&seen);
@@ -39,7 +40,7 @@ fn load(target: &str, out: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// What a run says whose own machine kept up; on a busy one it takes several to have one.
+/// Output of a run that the machine kept up with, which can take several tries on a busy one.
 fn output(stub: &Stub, arguments: &[&str]) -> Output {
     const TRIES: usize = 20;
     let parent = tempfile::tempdir().expect("a folder");
@@ -61,7 +62,7 @@ fn summary(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).expect("a summary")
 }
 
-/// One user who asks for a moment.
+/// One user who sends requests for a moment.
 const SHORT: [&str; 8] =
     ["--arrivals", "closed", "--users", "1", "--duration", "600ms", "--quantile", "0.5"];
 
@@ -128,7 +129,7 @@ fn redirects_are_answers_and_are_not_followed() {
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
 }
 
-/// A certificate for `localhost` that signs itself, in a file, and who shows it.
+/// A self-signed certificate for `localhost` in a file, and an acceptor that presents it.
 fn certificate(folder: &Path, protocol: &[u8]) -> (String, TlsAcceptor) {
     let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("made");
     let file = folder.join("ca.pem");
@@ -320,7 +321,7 @@ fn a_run_leaves_a_page_that_needs_nothing_else() {
     let flags = [&SHORT[..], &["--fail", "mean>1h"], &secret].concat();
     let output = load(&stub.url(), &out, &flags).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    // No bar where no terminal is.
+    // No progress bar without a terminal.
     let said = stderr(&output);
     assert!(!said.contains(['\r', '\u{1b}']) && !said.contains("eta"), "{said}");
     let html = std::fs::read_to_string(out.join("report.html")).unwrap();
@@ -335,7 +336,7 @@ fn a_run_leaves_a_page_that_needs_nothing_else() {
     }
 }
 
-/// As much of JSON Schema as the schema of the summary uses.
+/// Validates the subset of JSON Schema that the schema of the summary uses.
 fn conforms(value: &Value, schema: &Value, root: &Value, at: &str) {
     if let Some(name) = schema["$ref"].as_str() {
         let name = name.strip_prefix("#/$defs/").expect("a definition of this file");

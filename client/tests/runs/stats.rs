@@ -1,4 +1,4 @@
-//! Statistics against naive oracles and against values worked out elsewhere.
+//! Statistics against naive oracles and against values computed elsewhere.
 
 use client::compare::{Group, Groups, compare};
 use client::sample::Outcome;
@@ -44,7 +44,7 @@ proptest! {
         prop_assert!((summary.mean - naive).abs() < 1e-9);
         prop_assert_eq!(summary.count, values.len());
         prop_assert!((summary.max - values.iter().copied().fold(f64::MIN, f64::max)).abs() < 1e-12);
-        // None is too few values, and smaller than any.
+        // A quantile is `None` if there are too few values.
         let told = [Some(summary.min), summary.p50, summary.p95, summary.p99, Some(summary.max)];
         let told: Vec<f64> = told.into_iter().flatten().collect();
         prop_assert!(told.is_sorted(), "{told:?}");
@@ -104,7 +104,7 @@ fn mann_whitney_agrees_with_a_worked_example() {
     assert!((found.p_value - 0.081_429_1).abs() < 1e-6, "{found:?}");
 }
 
-/// Draws that every run of the tests repeats.
+/// Draws that are the same in every run of the tests.
 struct Draws(rand::rngs::ChaCha12Rng);
 
 impl Draws {
@@ -120,8 +120,7 @@ impl Draws {
         (0..count).map(|_| self.normal()).collect()
     }
 
-    /// Latencies of a service that stays slow for a while when it is: about `1 / (1 - memory)`
-    /// requests long.
+    /// Latencies of a service that, once slow, stays slow for about `1 / (1 - memory)` requests.
     fn slow_moments(&mut self, count: usize, memory: f64) -> Vec<f64> {
         let mut level = self.normal();
         let step = |()| {
@@ -132,7 +131,7 @@ impl Draws {
     }
 }
 
-/// The share of `repeats` intervals that hold `truth`.
+/// The share of `repeats` intervals that contain `truth`.
 fn coverage(repeats: u32, truth: f64, mut interval: impl FnMut() -> Option<Interval>) -> f64 {
     let holds = |it: Interval| it.low <= truth && truth <= it.high;
     let held = (0..repeats).filter(|_| interval().is_some_and(holds)).count();
@@ -164,7 +163,7 @@ fn intervals_of_one_run_know_that_its_requests_depend_on_each_other() {
             Some(Estimate::of(&draws.slow_moments(3000, memory), mean)?.interval())
         });
         assert!((0.93..=0.97).contains(&found), "{found} with a memory of {memory}");
-        // What takes requests for independent is wrong most of the time.
+        // A method that assumes independent requests is wrong most of the time.
         let naive = coverage(100, truth, || interval_of_mean(&draws.slow_moments(3000, memory)));
         assert!(memory == 0.0 || naive < 0.6, "{naive} with a memory of {memory}");
     }
@@ -203,14 +202,14 @@ fn a_line_needs_two_places_and_its_interval_holds_the_slope_of_the_noise_free_li
     let (line, interval) = line_of_medians(&xs, &groups, 1).unwrap();
     assert!((line.base - 3.0).abs() < 1e-9 && (line.slope - 2.0).abs() < 1e-9);
     assert!(interval.low < 2.0 && 2.0 < interval.high && interval.high - interval.low < 1.0);
-    // Of nineteen values there is no median.
+    // Nineteen values are too few for a median.
     let few = [&groups[0][..], &groups[1][..19], &groups[2][..19]].map(<[f64]>::to_vec);
     assert!(line_of_medians(&xs, &few, 1).is_none());
 }
 
 #[test]
 fn blocks_make_the_interval_of_a_series_with_memory_wider() {
-    // Runs of a hundred equal values: neighbours say nothing new.
+    // Runs of a hundred equal values: neighbours add no information.
     let level = |i: u32| f64::from((i / 100).wrapping_mul(2_654_435_761) % 97);
     let series: Vec<f64> = (0..10_000).map(level).collect();
     let width = |interval: Interval| interval.high - interval.low;

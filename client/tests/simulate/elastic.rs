@@ -8,7 +8,8 @@ use fleet::policy::Kind;
 
 use crate::{SERVICE_RATE, fleet, run};
 
-/// Equal gaps at a number of workers' worth of work, one part after another: seconds, workers.
+/// Arrivals at equal gaps in consecutive parts, each with a duration in seconds and a
+/// load in workers.
 fn staged(parts: &[(u64, f64)]) -> Vec<u64> {
     let (mut start, mut instants) = (0.0, Vec::new());
     for (seconds, workers) in parts {
@@ -53,7 +54,7 @@ fn a_balancer_that_follows_its_load_starts_workers_for_a_step_and_stops_them_aft
     let most = changes.iter().map(|change| change.to).max();
     assert!((4..=8).contains(&most.unwrap_or_default()), "{changes:?}");
     let stopped: Vec<_> = changes.iter().filter(|change| change.to < change.from).collect();
-    // What it had started too many goes after the calm time, and never what the load needs.
+    // Surplus workers are stopped after the calm time, and never those that the load needs.
     assert!(stopped.iter().all(|change| change.at >= 90.0), "{stopped:?}");
     let mut under_load = stopped.iter().filter(|change| change.at < 120.0);
     assert!(under_load.all(|change| change.to >= 5), "{stopped:?}");
@@ -71,7 +72,7 @@ fn a_fleet_that_scales_grows_to_what_its_load_needs() {
         every: Duration::from_secs(15),
         boot: Duration::from_mins(1),
     };
-    // 12 workers' worth of work arrives at 2 workers: 20 are right at 60 %.
+    // The work of 12 workers arrives at 2 workers; at 60 % utilisation, 20 are needed.
     let rate = 12.0 * SERVICE_RATE;
     let scenario = Scenario {
         scaling: Some(scaling),
@@ -85,7 +86,7 @@ fn a_fleet_that_scales_grows_to_what_its_load_needs() {
     assert!((15.0..30.0).contains(&outcome.mean_workers), "{}", outcome.mean_workers);
     assert!(outcome.p99 < 0.2, "calm in the end: {}", outcome.p99);
     assert!(!outcome.is_overloaded, "{:?}", outcome.doubt);
-    // Of the 40 workers that it may have.
+    // Relative to the 40 workers that it may have.
     assert!((scenario.load() - 0.3).abs() < 1e-9, "{}", scenario.load());
 }
 
@@ -105,7 +106,7 @@ fn a_slow_worker_counts_as_one_of_the_largest_fleet() {
         requests: 100_000,
         ..fleet(1, 0.5)
     };
-    // Four of seven and a third.
+    // A load of 4 on a capacity of 7 1/3 workers.
     assert!((scenario.load() - 4.0 / (7.0 + 1.0 / 3.0)).abs() < 1e-9, "{}", scenario.load());
     let outcome = run(&scenario);
     assert!(!outcome.is_overloaded, "{:?}", outcome.doubt);

@@ -1,9 +1,9 @@
 //! The simulator against queueing theory, against common sense, and against itself.
 //!
-//! Where the order of service is known, every time is compared with a second simulation of a few
-//! lines. What is drawn is held against theory, which is exact, so agreement within 2 % is demanded
-//! of the mean and of every quantile; the seeds are fixed, so a failure is a change of the simulator
-//! and never bad luck.
+//! If the order of service is known, every time is compared with a second simulation of a few
+//! lines. Random runs are compared with theory, which is exact, so the mean and every quantile must
+//! agree within 2 %. The seeds are fixed, so a failure indicates a change of the simulator and
+//! never bad luck.
 
 mod elastic;
 mod replay;
@@ -45,11 +45,11 @@ fn agrees(outcome: &SimulatedRun, queue: MarkovQueue) {
     }
 }
 
-/// Busier queues remember longer and need more requests for the same precision.
+/// Busier queues have longer memory and need more requests for the same precision.
 const LOADS: [(f64, u64); 4] =
     [(0.3, 1_000_000), (0.6, 2_000_000), (0.8, 6_000_000), (0.9, 16_000_000)];
 
-/// One worker with `servers` executors.
+/// Checks one worker with `servers` executors against M/M/c.
 #[track_caller]
 fn is_m_m_c(servers: usize, loads: &[(f64, u64)]) {
     for &(utilisation, requests) in loads {
@@ -101,8 +101,8 @@ impl Drawn {
         Self { instants, costs: (0..COUNT).map(|_| micros(1.0 / SERVICE_RATE)).collect() }
     }
 
-    /// How long each takes where the first of `servers` that is free serves the first that came:
-    /// Kiefer and Wolfowitz, "On the Theory of Queues with Many Servers" (1955).
+    /// The latency of each request if the first free one of `servers` serves requests in order of
+    /// arrival: Kiefer and Wolfowitz, "On the Theory of Queues with Many Servers" (1955).
     fn latencies(&self, servers: usize) -> Vec<u64> {
         let mut free = vec![0; servers];
         let latency = |(&arrived, &cost): (&u64, &u64)| {
@@ -125,8 +125,8 @@ impl Drawn {
     }
 }
 
-/// Request by request what another, simpler simulation finds: no queue of theory is needed to be
-/// sure of the order and of the last nanosecond.
+/// Compares the run with another, simpler simulation of the same requests, which needs no theory
+/// to check the order of service and the exact times.
 #[track_caller]
 fn is_first_come_first_served(servers: usize, change: impl Fn(Scenario) -> Scenario) {
     for (utilisation, _) in LOADS {
@@ -140,7 +140,7 @@ fn is_first_come_first_served(servers: usize, change: impl Fn(Scenario) -> Scena
             seconds(latencies[(latencies.len() * thousandth).div_ceil(1000) - 1])
         };
         let mean = seconds(latencies.iter().sum::<u64>()) / latencies.len() as f64;
-        // Means and longest times are kept as they are, quantiles with three digits.
+        // Means and maxima are kept exactly, quantiles with three digits.
         for (what, found, exact, error) in [
             ("mean", outcome.mean, mean, 1e-6),
             ("max", outcome.max, at(1000), 1e-6),
@@ -183,7 +183,7 @@ fn workers_under_the_random_policy_are_m_m_1_queues_each() {
 #[test]
 fn a_schedule_that_is_met_again_gives_the_same_run() {
     let base = Scenario { requests: 5000, uniform: true, ..fleet(2, 0.5) };
-    // The gaps of a uniform schedule are whole nanoseconds: 10 ms of work at 100 a second.
+    // The gaps of a uniform schedule are whole nanoseconds: 10 ms each at 100 per second.
     let instants = (1..=5000).map(|number| number * 10_000_000).collect();
     let again = Scenario { instants: Some(instants), uniform: false, ..base.clone() };
     let (one, other) = (run(&base), run(&again));
@@ -263,8 +263,8 @@ fn a_retry_hides_every_crash() {
     };
     let (once, twice) = (run(1), run(2));
     eprintln!("{} and {} failed, {} denied", once.failed, twice.failed, twice.retries_denied);
-    // A crash fails what is on the worker at once. That leaves no work behind, so trying it again needs
-    // no budget, and only a second crash on the way is not hidden.
+    // A crash immediately fails the requests on the worker. That leaves no work behind, so retrying
+    // them needs no budget, and only a second crash on the way is visible.
     assert!(once.failed > 20 && once.retries_denied == 0, "{}", once.failed);
     assert!(twice.failed * 10 < once.failed && twice.retries_denied == 0, "{}", twice.failed);
 }
@@ -274,7 +274,7 @@ fn a_worker_that_crashed_is_away_for_as_long_as_its_repair_takes() {
     let (every, repair) = (Duration::from_mins(1), Duration::from_mins(2));
     let crashes = Some(Crashes { every, repair });
     let outcome = run(&Scenario { crashes, requests: 50_000, ..fleet(1, 0.01) });
-    // It runs for a third of the time; its probes take a while to find that out.
+    // It is up for a third of the time, and its probes take a while to detect that.
     let share = outcome.answered as f64 / (outcome.answered + outcome.errors()) as f64;
     assert!((0.25..0.36).contains(&share), "{share}");
 }
@@ -296,7 +296,7 @@ fn a_queue_that_stands_is_kept_short() {
     let limits = Limits { in_flight: 1, queue_time, ..Limits::default() };
     let outcome = run(&Scenario { limits, requests: 100_000, warm_up: 0.1, ..fleet(4, 1.5) });
     assert!(outcome.shed > 20_000, "{} shed", outcome.shed);
-    // A tenth of the time in the queue, and the work.
+    // A tenth of the queue time, plus the work.
     assert!(outcome.p95 < 0.17, "{}", outcome.p95);
     assert!((outcome.throughput / (4.0 * SERVICE_RATE) - 1.0).abs() < 0.02);
 }
@@ -322,7 +322,7 @@ fn batches_that_cost_little_raise_the_capacity() {
     assert_eq!(outcome.errors(), 0);
     assert!(outcome.p99 < 0.1, "p99 {}", outcome.p99);
     assert!(outcome.utilisation < 1.0);
-    // Three times what it can do one by one is half of what it can do in full batches.
+    // Three times the rate of single requests is 64 % of the rate in full batches.
     assert!(!outcome.is_overloaded, "{:?}", outcome.doubt);
     assert!((scenario.load() - 3.0 * 1.7 / 8.0).abs() < 1e-9, "{}", scenario.load());
 }
@@ -330,7 +330,7 @@ fn batches_that_cost_little_raise_the_capacity() {
 #[test]
 fn slow_nodes_can_do_less_and_more_than_that_is_an_overload() {
     let slow = Scenario { slow: Some((1, 3.0)), requests: 100_000, ..fleet(2, 0.8) };
-    // Four thirds of a worker are left.
+    // The capacity of four thirds of a worker remains.
     assert!((slow.load() - 1.2).abs() < 1e-9);
     assert!(run(&slow).is_overloaded);
 }
@@ -387,7 +387,7 @@ fn a_plan_agrees_with_theory_where_theory_has_an_answer() {
     assert!(workers(1) < workers(0) * 0.8, "p2c needs far fewer: {}", workers(1));
 }
 
-/// The way there and back alone takes longer than is allowed: no fleet of any size has to be tried.
+/// The network round trip alone takes longer than allowed, so no fleet size has to be tried.
 #[test]
 fn a_plan_that_no_fleet_can_keep_says_so_at_once() {
     let args = plan::Args {
@@ -432,7 +432,7 @@ fn a_run_that_is_too_short_for_its_load_says_so() {
 
 #[test]
 fn what_is_left_out_at_the_start_is_what_was_on_its_way() {
-    // From empty to steady takes some 20,000 of these requests.
+    // Reaching the steady state from empty takes some 20,000 of these requests.
     let short = Scenario { warm_up: 0.0, requests: 400_000, ..fleet(200, 0.8) };
     let outcome = run(&Scenario { removes_transient: true, ..short.clone() });
     assert!(outcome.left_out > 0 && outcome.doubt.is_none(), "{:?}", outcome.doubt);
@@ -454,7 +454,7 @@ fn what_cannot_be_simulated_is_refused() {
         Scenario { slow: Some((2, 1.0)), ..fleet(1, 0.5) },
         Scenario { batch: Batch { marginal: f64::NAN, ..lone() }, ..fleet(1, 0.5) },
         Scenario { batch: Batch { marginal: -0.1, ..lone() }, ..fleet(1, 0.5) },
-        // A billion crashes a second.
+        // A billion crashes per second.
         Scenario {
             crashes: Some(Crashes { every: nanosecond, repair: nanosecond }),
             ..fleet(1, 0.5)

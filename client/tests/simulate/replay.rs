@@ -1,4 +1,4 @@
-//! Runs that were measured, simulated again.
+//! Simulations of measured runs.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use fleet::policy::Kind;
 use rand::rngs::ChaCha12Rng;
 use rand::{RngExt as _, SeedableRng as _};
 
-/// A run of one worker, whose gaps and costs are spread evenly: 88 % busy.
+/// A run of one worker with evenly distributed gaps and costs: 88 % busy.
 fn recorded_run() -> String {
     let mut text = String::from(
         "warm_up,scheduled_us,sent_us,done_us,latency_ms,service_time_ms,outcome,endpoint,worker_ms,queue_ms\n",
@@ -27,7 +27,7 @@ fn recorded_run() -> String {
     text
 }
 
-/// Runs `client simulate` with what was measured, in `samples`, as the value of its last flag.
+/// Runs `client simulate` with a folder containing `samples` as the value of its last flag.
 fn simulate(samples: &str, words: &[&str]) -> String {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("samples.csv"), samples).expect("written");
@@ -39,7 +39,7 @@ fn simulate(samples: &str, words: &[&str]) -> String {
     String::from_utf8(out).expect("text")
 }
 
-/// The median and two high quantiles of a run, beside those of simulations of it.
+/// The median and two high quantiles of a run, with those of its simulations.
 fn held(samples: &str, workers: &str, policy: &str) -> Vec<serde_json::Value> {
     let flags = ["--workers", workers, "--policy", policy, "--json", "--against"];
     let lines: Vec<_> = serde_json::from_str(&simulate(samples, &flags)).expect("JSON");
@@ -55,14 +55,13 @@ fn a_run_of_one_worker_is_found_again_when_it_is_held_against_itself() {
     }
 }
 
-/// How fast worker `number` works in the two seconds of number `part`: in a quarter of them at a quarter
-/// of its speed.
+/// Speed of worker `number` in two-second period `part`: a quarter as fast in a quarter of them.
 fn speed(number: u64, part: u64) -> f64 {
     let draw = (part * 4 + number).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
     if draw.is_multiple_of(4) { 0.25 } else { 1.0 }
 }
 
-/// When a worker is done with `work` that it begins at `now`.
+/// When a worker completes `work` that it begins at `now`.
 fn done(number: u64, mut now: f64, mut work: f64) -> f64 {
     loop {
         let part = Duration::from_secs_f64(now).as_secs() / 2;
@@ -75,8 +74,8 @@ fn done(number: u64, mut now: f64, mut work: f64) -> f64 {
     }
 }
 
-/// A run of four workers with picks as `policy` makes them. `end` says when a worker is done with a
-/// request, by its number, when it begins and how long it had rested before.
+/// A run of four workers picked by `policy`. `end` returns when a worker completes a request, given
+/// the number of the worker, when it begins and how long it had been idle before.
 fn run_of_four(
     policy: Kind,
     requests: u32,
@@ -111,7 +110,7 @@ fn run_of_four(
     text
 }
 
-/// A run of four workers, each of which is slow for a while now and then.
+/// A run of four workers, each of which is occasionally slow for a while.
 fn run_with_slow_moments(policy: Kind) -> String {
     let mut rng = ChaCha12Rng::seed_from_u64(6);
     run_of_four(policy, 5000, 60.0, |worker, begins, _| {
@@ -119,7 +118,7 @@ fn run_with_slow_moments(policy: Kind) -> String {
     })
 }
 
-/// A run of four workers that save a third of a request after a rest, as those with a quota do.
+/// A run of four workers that save a third of a request after being idle, as with a CPU quota.
 fn run_with_rests(policy: Kind) -> String {
     let mut rng = ChaCha12Rng::seed_from_u64(7);
     run_of_four(policy, 30_000, 105.0, |_, begins, rest| {

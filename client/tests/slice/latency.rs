@@ -1,4 +1,4 @@
-//! Latency that a program makes, where the kernel cannot.
+//! Latency emulated by a program if the kernel cannot add it.
 
 use std::fs;
 use std::process::Command;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::{CLIENT, LARGE_BYTES, Slice, me};
 
-/// How long a connection from the client to a worker takes to open, at best.
+/// Shortest time to open a connection from the client to a worker.
 fn round_trip(slice: &Slice, worker: &str) -> Duration {
     let url = format!("http://{worker}:8501/");
     let wait = ["client", "--", CLIENT, "slice", "wait", "--best-of", "20", &url];
@@ -32,7 +32,7 @@ fn packets_take_as_long_as_the_request_says_and_a_stalled_link_is_healed() {
         (expected..expected.mul_f64(1.1)).contains(&found),
         "{found:?} instead of {expected:?}"
     );
-    // Checksums are right, and nothing is cut: a page of many packets arrives whole.
+    // Checksums are correct and nothing is truncated: a page of many packets arrives whole.
     let me = me();
     let fetch =
         ["client", "--", "env", "STUB_FETCH=10.10.1.1:8501", &me, "--exact", "fetch", "--ignored"];

@@ -1,7 +1,7 @@
-//! Slices built for real: namespaces, links, shares and their removal.
+//! Real slices: namespaces, links, CPU shares and their removal.
 //!
-//! Needs root on Linux and says loudly when it is skipped for want of it. Servers inside a slice
-//! are this test program itself, run again as `serve` below, so nothing else must be installed.
+//! Needs root on Linux, and reports loudly if it is skipped without. Servers inside a slice are
+//! this test program itself, run again as `serve` below, so nothing else has to be installed.
 
 mod latency;
 mod requests;
@@ -17,9 +17,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 const CLIENT: &str = env!("CARGO_BIN_EXE_client");
-/// The body of `/large`.
+/// Size of the body of `/large`.
 const LARGE_BYTES: usize = 1_000_000;
-/// Packets that are sent to see how many are lost.
+/// Packets that are sent to measure loss.
 const BLAST: u32 = 20_000;
 
 /// A slice that is removed when the test ends, however it ends.
@@ -29,7 +29,7 @@ struct Slice {
 }
 
 impl Slice {
-    /// None where slices cannot be built; says so.
+    /// `None` if slices cannot be built here, which is reported.
     fn new(test: &str) -> Option<Self> {
         if !is_root() {
             testdata::skip("building a slice needs root on Linux");
@@ -52,7 +52,7 @@ impl Slice {
         command.args(args).output().expect("the client runs")
     }
 
-    /// Runs a verb that must succeed and hands back what it says.
+    /// Runs a verb that must succeed and returns its output.
     fn ok(&self, verb: &str, args: &[&str]) -> String {
         let output = self.call(verb, args);
         let stderr = String::from_utf8_lossy(&output.stderr);
@@ -60,7 +60,7 @@ impl Slice {
         String::from_utf8(output.stdout).expect("text")
     }
 
-    /// Whether a URL answers 200 within `within`, asked from a node.
+    /// Whether a URL answers 200 to a request from a node within `within`.
     fn answers(&self, node: &str, url: &str, within: &str) -> bool {
         let args = [node, "--", CLIENT, "slice", "wait", url, "--within", within];
         self.call("exec", &args).status.success()
@@ -71,7 +71,7 @@ impl Slice {
         String::from_utf8_lossy(&list.stdout).matches(&format!("fleet.{}.", self.name)).count()
     }
 
-    /// The control groups that carry the name of the slice.
+    /// The control groups with the name of the slice.
     fn groups(&self) -> Vec<PathBuf> {
         let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu,cpuacct"];
         let group = |root| Path::new(root).join(format!("fleet.{}", self.name));
@@ -125,11 +125,11 @@ fn serve() {
 }
 
 fn answer(stream: TcpStream) {
-    // The other side may hang up first, at any moment.
+    // The other side may hang up at any moment.
     std::thread::spawn(move || answer_all(stream).unwrap_or_default());
 }
 
-/// Answers one request after another.
+/// Answers requests in sequence.
 fn answer_all(stream: TcpStream) -> std::io::Result<()> {
     let (mut reader, mut writer) = (BufReader::new(stream.try_clone()?), stream);
     loop {
@@ -220,7 +220,7 @@ fn a_service_that_runs_with_other_settings_is_refused_until_it_is_killed() {
     assert!(slice.answers("client", "http://10.10.4.1:8501/", "5s"));
 }
 
-/// A request of three nodes in a LAN, without addresses, as testbeds take it.
+/// An RSpec request for three nodes in a LAN, without addresses, as testbeds accept it.
 fn lan() -> String {
     let all = |part: fn(&str) -> String| ["balancer", "client", "server1"].map(part).concat();
     let nodes =
@@ -293,7 +293,7 @@ fn a_worker_gets_exactly_its_share_of_cpu() {
     }
     let spin = "timeout 1 sh -c 'while :; do :; done'; times";
     let times = slice.ok("exec", &["server1", "--", "sh", "-c", spin]);
-    // The second line of `times` has the children: user and system, as 0m0.200000s.
+    // The second line of `times` is for the children: user and system time, as 0m0.200000s.
     let children = times.lines().nth(1).expect("two lines");
     let seconds = |time: &str| {
         let seconds = time.trim_end_matches('s').split_once('m').expect("minutes").1;
@@ -318,7 +318,7 @@ fn the_capacity_of_a_link_limits_what_passes() {
         testdata::skip("this kernel has no tbf");
         return;
     }
-    // Where netem is missing, the delay must be named as missing, at each of the four ends.
+    // If netem is missing, the delay must be reported as missing at each of the four ends.
     let missing = status.matches("latency 1ms on interface-").count();
     assert!(missing == 0 || missing == 4, "{status}");
     assert_eq!(stderr.matches("latency 1ms on interface-").count(), missing, "{stderr}");
@@ -340,7 +340,7 @@ fn blast() {
     let Ok(address) = std::env::var("STUB_BLAST") else { return };
     let socket = std::net::UdpSocket::bind("0.0.0.0:0").expect("bound");
     for _ in 0..BLAST {
-        // Whether it is refused or not, it was sent.
+        // Refused or not, the packet was sent.
         let _either = socket.send_to(b".", &address);
     }
 }
@@ -366,12 +366,12 @@ fn a_link_loses_as_many_packets_as_its_request_says() {
     let number = |word: Option<&str>| word.and_then(|word| word.parse::<f64>().ok()).unwrap_or(0.0);
     let rules = shown.lines().filter(|line| line.contains("probability"));
     let lost: f64 = rules.map(|line| number(line.split_whitespace().next())).sum();
-    // Seven standard errors of so many draws.
+    // Seven standard errors of this many draws.
     let share = lost / f64::from(BLAST);
     assert!((0.18..0.22).contains(&share), "{share}\n{shown}");
 }
 
-/// Whether packets can be lost at random without netem; says so.
+/// Whether packets can be dropped at random without netem; reports it if not.
 fn has_iptables() -> bool {
     let is_there = Command::new("iptables").arg("-V").output().is_ok();
     if !is_there {
@@ -422,11 +422,11 @@ fn no_more_pictures_pass_than_the_clients_link_carries() {
     let words = ["bandwidth", "--capacities", "2mbps", "--duration", "1s", "--users", "2"];
     let Some((found, _slice)) = experiment("narrow", &words) else { return };
     let goodput = found["lines"][0]["goodput"]["mean"].as_f64().expect("a figure");
-    // The bucket holds a few packets more than the second's share.
+    // The bucket may pass a few packets more than the capacity of the measured second.
     assert!(goodput > 0.2e6 && goodput < 2.6e6, "{found}");
 }
 
-/// Where the kernel cannot delay packets either, that was said when the slice was built.
+/// If the kernel cannot delay packets either, this was reported when the slice was built.
 #[test]
 fn a_link_that_is_lossy_and_slow_by_its_request_is_measured_as_well() {
     if !has_iptables() {
@@ -453,7 +453,7 @@ fn workers_that_die_are_gone_for_a_while_and_theory_stands_beside_it() {
     let lines = found["lines"].as_array().expect("lines");
     let phases: Vec<_> = lines.iter().map(|line| line["phase"].as_str().expect("text")).collect();
     assert_eq!(phases, ["before", "gone", "after"]);
-    // 50 requests/s of 2 ms: a fortieth of four workers, a thirtieth of three.
+    // 50 requests/s of 2 ms each: a fortieth of four workers, a thirtieth of three.
     let busy = |line: &serde_json::Value| line["utilisation"].as_f64().expect("a share");
     assert!((busy(&lines[0]) - 0.025).abs() < 1e-4 && (busy(&lines[1]) - 0.1 / 3.0).abs() < 1e-4);
     assert!(lines.iter().all(|line| line["latency_ms"]["mean"].as_f64().is_some()), "{found}");
@@ -468,7 +468,7 @@ fn a_slice_that_was_not_finished_is_none_and_run_builds_it_anew() {
         serde_json::from_slice(&fs::read(&file).expect("read")).expect("JSON");
     record["is_built"] = false.into();
     fs::write(&file, record.to_string()).expect("written");
-    // What comes last is missing.
+    // The last part of the slice is missing.
     let namespace = format!("fleet.{}.client", slice.name);
     let removed = Command::new("ip").args(["netns", "delete", &namespace]).status().expect("ip");
     assert!(removed.success());
@@ -519,7 +519,7 @@ fn a_slice_for_one_command_goes_even_if_its_maker_is_killed() {
     maker.kill().expect("killed");
     maker.wait().expect("ended");
     assert!(eventually(|| slice.namespaces() == 0 && slice.groups().is_empty()), "it is removed");
-    // The helper that removed it lets go of the name.
+    // The helper that removed it releases the name.
     assert!(eventually(|| slice.call("up", &[]).status.success()));
 }
 

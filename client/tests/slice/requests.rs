@@ -1,12 +1,12 @@
-//! Requests as testbeds, their portals and their tutorials write them: each becomes a slice, or is refused by
-//! the line that stands in the way.
+//! RSpec requests as testbeds, their portals and their tutorials write them: each becomes a slice,
+//! or is refused with the offending line.
 
 use std::fs;
 use std::process::Command;
 
 use crate::CLIENT;
 
-/// A request around `body`.
+/// An RSpec request around `body`.
 fn request(body: &str) -> String {
     let spaces = [
         "xmlns='http://www.geni.net/resources/rspec/3'",
@@ -22,7 +22,7 @@ fn request(body: &str) -> String {
     )
 }
 
-/// Nodes with one interface each, and nothing else said about them.
+/// Nodes with one interface each, and no other settings.
 fn nodes(names: &[&str]) -> String {
     let node = |name: &&str| {
         format!(
@@ -32,13 +32,13 @@ fn nodes(names: &[&str]) -> String {
     names.iter().map(node).collect()
 }
 
-/// Ends of a link for these nodes.
+/// Interface references of a link between these nodes.
 fn ends(names: &[&str]) -> String {
     let end = |name: &&str| format!("<interface_ref client_id='{name}:if0'/>");
     names.iter().map(end).collect()
 }
 
-/// Runs `slice up --dry-run` and hands back the commands, or what it has against them.
+/// Runs `slice up --dry-run` and returns the commands, or the reason for a refusal.
 fn dry_run(text: &str, flags: &[&str]) -> Result<String, String> {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("slice.rspec");

@@ -18,13 +18,13 @@ pub(super) struct Block {
     pub(super) depthwise: Depthwise,
     pub(super) project: Pointwise,
     pub(super) has_skip: bool,
-    /// Pixels per side, before and after.
+    /// Pixels per side, before and after the block.
     pub(super) side: usize,
     pub(super) out_side: usize,
-    /// Output rows per band, and rows of the expanded plane that live at once.
+    /// Output rows per band, and rows of the expanded plane that are live at the same time.
     pub(super) band: usize,
     pub(super) ring: usize,
-    /// Where each pixel of the input stands in the expanded plane.
+    /// Position of each input pixel in the expanded plane.
     pub(super) offsets: Offsets,
 }
 
@@ -66,18 +66,18 @@ impl Block {
         Ok(packed)
     }
 
-    /// Values of a padded row of the expanded plane.
+    /// Number of values in a padded row of the expanded plane.
     pub(super) fn pitch(&self) -> usize {
         (self.side + 2) * BLOCK
     }
 
-    /// Values of one channel block of one image's expanded plane.
+    /// Number of values in one channel block of one image's expanded plane.
     pub(super) fn plane_len(&self) -> usize {
         self.ring * self.pitch()
     }
 
-    /// Expanded planes that must live at once: one where a band is the whole image, else every
-    /// channel block's, because the next band goes on with their last rows.
+    /// Number of expanded planes that must be live at the same time: one if a band is the whole
+    /// image, else one per channel block, because the next band continues from their last rows.
     pub(super) fn planes(&self, blocks: usize) -> usize {
         if self.band == self.out_side { 1 } else { blocks }
     }
@@ -90,7 +90,7 @@ impl Block {
         self.project.steps()
     }
 
-    /// Input rows that output rows before `end` need.
+    /// Number of input rows that the output rows before `end` need.
     pub(super) fn rows_needed(&self, end: usize, margin: usize) -> usize {
         let margin = if self.depthwise.stride == 1 { 1 } else { margin };
         ((end - 1) * self.depthwise.stride + 3 - margin).min(self.side)
@@ -115,7 +115,7 @@ fn band_of(side: usize) -> usize {
     }
 }
 
-/// Which scratch planes a block of `side` uses: 112, 56, 28, 14, 7.
+/// Index of the scratch planes for a block of `side`, in the order 112, 56, 28, 14, 7.
 pub(super) fn plane_index(side: usize) -> usize {
     (stem::OUT / side).trailing_zeros() as usize
 }

@@ -1,7 +1,8 @@
-//! 3x3 depthwise convolutions in f16, 32 channels to a register.
+//! 3x3 depthwise convolutions in f16, 32 channels per register.
 //!
-//! Reads the f16 plane that an expansion wrote and writes bf16, as the projection's tiles want it.
-//! Sums stay in f16: nine products of values below 6 lose less than the bf16 around them does.
+//! Reads the f16 plane that an expansion wrote and writes bf16, the input format of the
+//! projection's tiles. Sums stay in f16: nine products of values below 6 lose less precision than
+//! the bf16 around them.
 #![allow(unsafe_code, reason = "vectors over slices that were checked at the door")]
 
 #[allow(clippy::wildcard_imports, reason = "intrinsics")]
@@ -15,7 +16,7 @@ use super::tile::Permit;
 
 /// 6.0 in f16.
 pub(super) const SIX: i16 = 0x4600;
-/// Pixels of one pass: every width of the network is a multiple.
+/// Pixels per pass; every width in the network is a multiple of it.
 const PASS: usize = 7;
 
 /// One layer: `[channel block][9][32]` weights and `[channel block][32]` biases.
@@ -59,7 +60,7 @@ impl Depthwise {
         let reach = ((width - 1) * self.stride + 3) * BLOCK;
         assert!(rows.iter().all(|row| row.len() >= reach));
         let rows = rows.map(<[u16]>::as_ptr);
-        // SAFETY: the permit says that the CPU has FP16 and BF16; rows, weights and output are as
+        // SAFETY: the permit proves that the CPU has FP16 and BF16; rows, weights and output are as
         // long as asserted.
         unsafe {
             match self.stride {
@@ -116,8 +117,8 @@ unsafe fn half_lanes(from: *const u16) -> __m512h {
 /// Clamps to 0..6 and rebiases the bits of f16 as bf16, rounding to nearest.
 ///
 /// After the clamp the sign is clear, so a shift by the three mantissa bits that bf16 lacks and a
-/// constant for the exponent convert all 32 lanes at once. Zero and subnormals become 2^-15 or a
-/// little more: far below what bf16 resolves beside the values they are added to.
+/// constant for the exponent convert all 32 lanes at once. Zero and subnormals become 2^-15 or
+/// slightly more, far below what bf16 resolves next to the values they are added to.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512fp16")]
 fn relu6_bf16(value: __m512h) -> __m512i {

@@ -83,7 +83,7 @@ impl Network {
     ///
     /// # Panics
     ///
-    /// When the lengths do not belong to the same number of images.
+    /// If the lengths imply different numbers of images.
     pub fn forward(&self, images: &[f32], scratch: &mut Scratch, logits: &mut [f32]) {
         assert!(images.len().is_multiple_of(IMAGE));
         assert_eq!(images.len() / IMAGE * self.classes(), logits.len());
@@ -94,8 +94,8 @@ impl Network {
         }
     }
 
-    /// Early blocks image by image, so that activations stay in cache; late blocks, whose weights
-    /// outweigh their activations, for the whole group.
+    /// Runs early blocks image by image, so that activations stay in cache, and late blocks, whose
+    /// weights outweigh their activations, for the whole group.
     fn forward_group(
         &self,
         tiles: &Tiles,
@@ -141,7 +141,7 @@ impl Network {
         scratch.work.laps.note(self.blocks.len() + 1);
     }
 
-    /// One block for `run.images` images.
+    /// Runs one block for `run.images` images.
     fn run(
         &self,
         run: &Run,
@@ -199,7 +199,7 @@ impl Network {
         }
     }
 
-    /// Depthwise rows `band` of one image and one channel block.
+    /// Filters output rows `band` of one image and one channel block.
     fn filter(
         &self,
         block: &Block,
@@ -246,7 +246,7 @@ impl Network {
         }
     }
 
-    /// The head with its mean over the pixels, as rows of classifier tiles.
+    /// Runs the head and averages over the pixels, into rows of classifier tiles.
     fn pool(&self, tiles: &Tiles, group: usize, last: usize, scratch: &mut Scratch) {
         let pixels = group * LAST;
         let source = Source { values: &scratch.grouped[last].bf16, plane: pixels, pixels };
@@ -265,7 +265,7 @@ impl Network {
     }
 }
 
-/// What a block runs on.
+/// One run of block `at`.
 struct Run<'a> {
     tiles: &'a Tiles,
     at: usize,
@@ -273,7 +273,7 @@ struct Run<'a> {
     interleaved: &'a [u16],
 }
 
-/// Where an output begins: pixels of a channel block, and the first pixel to write.
+/// Where an output begins: pixels per channel block, and the first pixel to write.
 #[derive(Clone, Copy)]
 struct OutputStart {
     plane: usize,

@@ -1,5 +1,5 @@
-//! A 1x1 convolution's weights in the order that tiles are loaded, inside an arena that all layers
-//! share: the arena stands in the order of use, so that what is ahead can be prefetched.
+//! A 1x1 convolution's weights in the order in which tiles are loaded, inside an arena that all
+//! layers share. The arena is in order of use, so that upcoming weights can be prefetched.
 
 use half::bf16;
 
@@ -14,7 +14,7 @@ pub(super) fn blocks_of(channels: usize) -> usize {
     channels.div_ceil(BLOCK)
 }
 
-/// One layer: where its weights stand in the arena, and its biases.
+/// One layer: the position of its weights in the arena, and its biases.
 #[derive(Debug)]
 pub(super) struct Pointwise {
     at: usize,
@@ -45,17 +45,17 @@ impl Pointwise {
         Self { at, bias: padded, inputs, outputs }
     }
 
-    /// Blocks of outputs.
+    /// Number of output blocks.
     pub(super) fn blocks(&self) -> usize {
         blocks_of(self.outputs)
     }
 
-    /// Outputs.
+    /// Number of outputs.
     pub(super) fn outputs(&self) -> usize {
         self.outputs
     }
 
-    /// Steps of 32 inputs.
+    /// Number of steps of 32 inputs.
     pub(super) fn steps(&self) -> usize {
         blocks_of(self.inputs)
     }
@@ -70,7 +70,7 @@ pub(super) struct Layer<'a> {
 }
 
 impl<'a> Layer<'a> {
-    /// Steps of two weight tiles each.
+    /// The block's weights, two tiles per step.
     pub(super) fn weights(&self) -> &'a [u16] {
         let len = self.pointwise.steps() * 2 * TILE;
         &self.arena[self.pointwise.at + self.block * len..][..len]

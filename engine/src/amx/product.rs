@@ -2,12 +2,12 @@
 //!
 //! Activations are `[input block][pixel][32]` bf16, weights `[output block][input block]` of two
 //! tiles. Each step of the inner loop loads two activation tiles and two weight tiles for four
-//! products. Sums leave the tile unit through a staging buffer in L1, and turning them into
-//! activations (the [`Sink`]) costs as many cycles as the products do, on other ports: so the sums
-//! of the previous 32 pixels are drained in slices between the products of the next.
+//! products. Sums leave the tile unit through a staging buffer in L1. Turning them into activations
+//! (the [`Sink`]) costs as many cycles as the products do, but on other ports, so the sums of the
+//! previous 32 pixels are drained in slices between the products of the next.
 //!
-//! A remainder of pixels is computed by moving the last 32 back over pixels that are done: results
-//! are the same, so only a sink that sums has to know.
+//! A remainder of pixels is computed by moving the last 32 back over pixels that are already done.
+//! The results are the same, so only a sink that sums has to know.
 #![allow(unsafe_code, reason = "tiles over slices that were checked at the door")]
 
 use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
@@ -20,7 +20,7 @@ use super::tile::{ROWS, SUMS, TILE, Tiles, dot, load, store, zero};
 pub(super) const PASS: usize = 2 * ROWS;
 /// Values of the staging buffer: two sets of four tiles of sums.
 pub(super) const STAGING: usize = 2 * 4 * SUMS;
-/// How far ahead of their use weights are asked for, in bytes: an eighth of the L2 cache.
+/// How far ahead of their use weights are prefetched, in bytes: an eighth of the L2 cache.
 const PREFETCH_DISTANCE: usize = 256 * 1024;
 
 /// The activations that a layer reads.
@@ -36,7 +36,7 @@ pub(super) struct Source<'a> {
 
 /// Computes one output block for every pixel of `source`.
 ///
-/// `staging` holds [`STAGING`] values. Fewer than [`PASS`] pixels read on to a whole pass, so
+/// `staging` holds [`STAGING`] values. Even for fewer than [`PASS`] pixels a whole pass is read, so
 /// `source.values` and every sink must be long enough for [`PASS`] pixels.
 pub(super) fn multiply(_: &Tiles, layer: Layer, source: Source, staging: &mut [f32], sink: Sink) {
     let Source { values, plane, pixels } = source;
@@ -85,7 +85,7 @@ impl KernelCall {
         if first <= last { (first, 0) } else { (last, first - last) }
     }
 
-    /// Any number of steps; `TILES` is how many of the block's two weight tiles are in use.
+    /// Runs any number of steps; `TILES` is how many of the block's two weight tiles are in use.
     ///
     /// # Safety
     ///
@@ -145,7 +145,8 @@ impl KernelCall {
         }
     }
 
-    /// One step: the weights stay in their tiles, and draining is woven between the four products.
+    /// Runs a single step: the weights stay in their tiles, and draining is interleaved with the
+    /// four products.
     ///
     /// # Safety
     ///

@@ -23,20 +23,20 @@ pub(super) const FEATURES: usize = 1280;
 pub(super) struct Activations {
     /// What the next layer reads.
     pub(super) bf16: Aligned<u16>,
-    /// The same before rounding, where the next block adds it to its own output.
+    /// The same before rounding, if the next block adds it to its own output.
     pub(super) f32: Aligned<f32>,
 }
 
-/// What one block needs while it runs.
+/// Buffers that a block needs while it runs.
 #[derive(Debug)]
 pub(super) struct Work {
-    /// Padded expanded planes for each side that blocks have; their margins stay zero.
+    /// Padded expanded planes for each side length of a block; their margins stay zero.
     pub(super) planes: [Aligned<u16>; 5],
     /// A row outside the image.
     pub(super) zeros: Aligned<u16>,
     /// Output of the depthwise layer for a band.
     pub(super) filtered: Aligned<u16>,
-    /// Sums between the tile unit and the vector unit.
+    /// Sums on their way from the tile unit to the vector unit.
     pub(super) staging: Aligned<f32>,
     /// Patches of a band of the first layer.
     pub(super) patches: Aligned<u16>,

@@ -20,7 +20,7 @@ pub(super) enum Sink<'a> {
     Pooled { sums: &'a mut [f32], pixels: usize },
 }
 
-/// A [`Sink`] after its bounds were checked.
+/// A [`Sink`] whose bounds have been checked.
 #[derive(Clone, Copy)]
 pub(super) enum Drain {
     Expanded { plane: *mut u16, offsets: *const u32 },
@@ -54,10 +54,10 @@ impl Sink<'_> {
     }
 }
 
-/// Sums that wait in the staging buffer.
+/// Sums waiting in the staging buffer.
 #[derive(Clone, Copy)]
 pub(super) struct Pending {
-    /// Four tiles: [16 pixels][16 outputs], twice two.
+    /// Four tiles of `[16 pixels][16 outputs]`: two halves of the pixels by two of the outputs.
     pub(super) sums: *const f32,
     /// Pixel of the first row.
     pub(super) first: usize,
@@ -68,12 +68,12 @@ pub(super) struct Pending {
 }
 
 impl Drain {
-    /// Turns some rows of waiting sums into activations.
+    /// Turns some rows of pending sums into activations.
     ///
     /// # Safety
     ///
     /// `pending` holds a pass of sums and 32 biases, this drain covers the pass's pixels, and the
-    /// CPU has the features named.
+    /// CPU has the features listed below.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512fp16,avx512bf16")]
     pub(super) unsafe fn rows(self, pending: Pending, rows: Range<usize>) {
@@ -90,12 +90,12 @@ impl Drain {
 
 /// # Safety
 ///
-/// As [`Drain::rows`].
+/// Same as [`Drain::rows`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512fp16,avx512bf16")]
 unsafe fn expand(pending: Pending, rows: Range<usize>, to: (*mut u16, *const u32)) {
     let (plane, offsets) = to;
-    // SAFETY: the sink was checked to hold every pixel's offset and 32 values behind it.
+    // SAFETY: the sink was checked to hold every pixel's offset and 32 values from there.
     unsafe {
         let bias = pending.biases();
         for row in rows {
@@ -108,12 +108,12 @@ unsafe fn expand(pending: Pending, rows: Range<usize>, to: (*mut u16, *const u32
 
 /// # Safety
 ///
-/// As [`Drain::rows`].
+/// Same as [`Drain::rows`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512fp16,avx512bf16")]
 unsafe fn project(pending: Pending, rows: Range<usize>, to: (*mut u16, *const f32, *mut f32)) {
     let (out, skip, keep) = to;
-    // SAFETY: the sink was checked to hold 32 values of every pixel.
+    // SAFETY: the sink was checked to hold 32 values per pixel.
     unsafe {
         let bias = pending.biases();
         for row in rows {
@@ -136,12 +136,12 @@ unsafe fn project(pending: Pending, rows: Range<usize>, to: (*mut u16, *const f3
 
 /// # Safety
 ///
-/// As [`Drain::rows`].
+/// Same as [`Drain::rows`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512fp16,avx512bf16")]
 unsafe fn pool(pending: Pending, rows: Range<usize>, to: (*mut f32, usize)) {
     let (sums, pixels) = to;
-    // SAFETY: the sink was checked to hold 32 sums of every image.
+    // SAFETY: the sink was checked to hold 32 sums per image.
     unsafe {
         let bias = pending.biases();
         let mut row = rows.start.max(pending.fresh);
@@ -167,7 +167,7 @@ impl Pending {
     ///
     /// # Safety
     ///
-    /// As [`Drain::rows`].
+    /// Same as [`Drain::rows`].
     #[inline]
     #[target_feature(enable = "avx512f")]
     unsafe fn biases(&self) -> [__m512; 2] {
@@ -175,15 +175,16 @@ impl Pending {
         unsafe { [_mm512_loadu_ps(self.bias), _mm512_loadu_ps(self.bias.add(ROWS))] }
     }
 
-    /// 32 sums of one pixel with their biases.
+    /// The 32 sums of one pixel with their biases.
     ///
     /// # Safety
     ///
-    /// `row` is below [`PASS`] and the four tiles of sums are there.
+    /// `row` is below [`PASS`](super::product::PASS) and the four tiles of sums are readable.
     #[inline]
     #[target_feature(enable = "avx512f")]
     unsafe fn row(&self, row: usize, bias: [__m512; 2]) -> [__m512; 2] {
-        // SAFETY: tiles stand as [pixels of 16][outputs of 16], each of 16 rows.
+        // SAFETY: tiles are ordered by halves of the pixels, then of the outputs, and have 16
+        // rows each.
         unsafe {
             let at = self.sums.add(row / ROWS * 2 * SUMS + row % ROWS * ROWS);
             [
@@ -200,7 +201,7 @@ fn relu6(value: __m512) -> __m512 {
     _mm512_min_ps(_mm512_max_ps(value, _mm512_setzero_ps()), _mm512_set1_ps(6.0))
 }
 
-/// Converts 32 sums to f16, then clamps: one clamp for 32 instead of two.
+/// Converts 32 sums to f16, then clamps, so that one clamp suffices for all 32 instead of two.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512fp16")]
 fn relu6_f16(value: [__m512; 2]) -> __m512i {

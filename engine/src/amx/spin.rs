@@ -1,4 +1,4 @@
-//! Tile products in registers, to measure what the unit can do.
+//! Tile products in registers, to measure the peak rate of the tile unit.
 #![allow(unsafe_code, reason = "tile instructions")]
 
 use super::tile::{Permit, Tiles, dot, zero};

@@ -36,7 +36,7 @@ pub(super) fn patch_weights(weight: &[f32]) -> Vec<f32> {
 /// Interleaves `[3, 224, 224]` f32 into rows of bf16 with a margin of one pixel.
 pub(super) fn interleave(_: Permit, image: &[f32], out: &mut [u16]) {
     assert!(image.len() >= 3 * SIDE * SIDE && out.len() >= INTERLEAVED);
-    // SAFETY: the permit says that the CPU has BF16; lengths are asserted.
+    // SAFETY: the permit proves that the CPU has BF16; lengths are asserted.
     unsafe { interleave_rows(image.as_ptr(), out.as_mut_ptr()) }
 }
 
@@ -84,7 +84,7 @@ pub(super) fn patches(
 ) {
     assert!(interleaved.len() >= INTERLEAVED && rows.end <= OUT && lead <= 1);
     assert!(out.len() >= rows.len() * OUT * BLOCK);
-    // SAFETY: the permit says that the CPU has AVX-512 BW; lengths are asserted.
+    // SAFETY: the permit proves that the CPU has AVX-512 BW; lengths are asserted.
     unsafe { gather(interleaved.as_ptr(), rows, lead, out.as_mut_ptr()) }
 }
 

@@ -1,4 +1,4 @@
-//! The tile unit: permission, configuration and its five instructions.
+//! The tile unit: permission, configuration and its instructions.
 //!
 //! The instructions are inline assembly because their intrinsics are not stable. A tile here is
 //! always 16 rows of 64 bytes: 16x32 bf16 of activations, 16x16 pairs of bf16 weights, or 16x16 f32
@@ -23,7 +23,7 @@ pub(super) const STRIDE: usize = 64;
 pub(super) struct Permit(());
 
 impl Permit {
-    /// Asks the CPU and the kernel; the kernel remembers its answer for the whole process.
+    /// Checks the CPU and asks the kernel, which remembers its answer for the whole process.
     pub(super) fn request() -> Option<Self> {
         (has_amx_bf16() && has_vectors() && kernel_permits()).then_some(Self(()))
     }
@@ -55,7 +55,7 @@ fn kernel_permits() -> bool {
     status == 0
 }
 
-/// Other systems do not document how to ask.
+/// Other systems do not document how to request tiles.
 #[cfg(not(target_os = "linux"))]
 fn kernel_permits() -> bool {
     false
@@ -72,7 +72,7 @@ struct Palette {
 }
 
 /// Tiles configured on the current thread; released when dropped, so that context switches do not
-/// carry them.
+/// have to save them.
 #[derive(Debug)]
 pub(super) struct Tiles {
     /// The configuration belongs to a thread: neither `Send` nor `Sync`.
@@ -96,7 +96,7 @@ impl Tiles {
             Palette { id: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
         palette.row_bytes[..8].fill(64);
         palette.rows[..8].fill(16);
-        // SAFETY: the permit says that the instruction exists and is allowed; it reads 64 bytes.
+        // SAFETY: the permit proves that the instruction exists and is allowed; it reads 64 bytes.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const palette, options(nostack, readonly)) };
         Self { thread: std::marker::PhantomData }
     }

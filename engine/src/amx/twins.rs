@@ -1,4 +1,4 @@
-//! Every kernel against a twin in plain loops, on random shapes and values.
+//! Compares every kernel with a twin in plain loops, on random shapes and values.
 
 use half::{bf16, f16};
 use proptest::prelude::*;
@@ -20,7 +20,7 @@ fn permit() -> Option<Permit> {
     permit
 }
 
-/// Small numbers that bf16 holds exactly, so that only the order of sums differs.
+/// Small numbers that bf16 represents exactly, so that only the order of sums differs.
 fn numbers(seed: u64, len: usize) -> Vec<f32> {
     let mut state = seed | 1;
     let mut next = || {
@@ -32,7 +32,7 @@ fn numbers(seed: u64, len: usize) -> Vec<f32> {
     (0..len).map(|_| next()).collect()
 }
 
-/// `[pixel][channel]` to blocks of 32 channels.
+/// Converts `[pixel][channel]` to blocks of 32 channels.
 fn blocked(values: &[f32], channels: usize) -> Vec<u16> {
     let pixels = values.len() / channels;
     let mut out = vec![0; channels.div_ceil(BLOCK) * pixels * BLOCK];

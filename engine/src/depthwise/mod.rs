@@ -17,7 +17,7 @@ use super::offsets::OffsetsRef;
 use super::target::{Format, Target};
 use super::{BLOCK, Values, Words};
 
-/// Rows and columns that the filter looks at.
+/// Rows and columns of the filter's window.
 const WINDOW: usize = 3;
 /// Taps of the filter.
 const TAPS: usize = WINDOW * WINDOW;
@@ -32,8 +32,8 @@ pub(super) struct Depthwise {
 }
 
 impl Depthwise {
-    /// Packs weights `[channels, 3, 3]` for a product of `target` to read the outputs; `stride` is
-    /// 1 or 2.
+    /// Packs weights `[channels, 3, 3]` for outputs that a product of `target` can read; `stride`
+    /// is 1 or 2.
     pub(super) fn pack(target: Target, weight: &[f32], bias: &[f32], stride: usize) -> Self {
         assert!(stride == 1 || stride == 2, "strides of this network");
         let scale = if target.format() == Format::Int8 { BYTES / 6.0 } else { 1.0 };
@@ -56,8 +56,9 @@ impl Depthwise {
         self.stride
     }
 
-    /// Filters rows of block `block`: `starts` says where in `plane` each input row has the leftmost
-    /// pixel that the first output of a row needs; output rows have `width` pixels, one after the other.
+    /// Filters rows of block `block`. `starts` contains, for each input row, the offset in `plane`
+    /// of the leftmost pixel that the first output of a row needs. Output rows have `width` pixels
+    /// and are contiguous.
     pub(super) fn filter(
         &self,
         block: usize,
@@ -109,12 +110,12 @@ fn kernel(target: Target, stride: usize) -> Kernel {
     strides[stride - 1]
 }
 
-/// A function that carries an instruction set for [`rows`].
+/// Defines a function that compiles [`rows()`] for an instruction set.
 macro_rules! kernel {
     ($name:ident, $number:ty, $wide:literal, [$($feature:meta)?]) => {
         /// # Safety
         ///
-        /// As [`rows`].
+        /// Same as [`rows()`].
         $(#[$feature])?
         unsafe fn $name<const STRIDE: usize>(call: &Rows) {
             // SAFETY: the caller's promise.

@@ -1,7 +1,7 @@
 //! The kernel: rows of one block of 16 channels.
 //!
-//! Inputs are f32, outputs whatever numbers the next product reads. Each input pixel is loaded once per
-//! row of the filter and added to the up to three sums that it is part of.
+//! Inputs are f32, outputs are in the format that the next product reads. Each input pixel is
+//! loaded once per row of the filter and added to the up to three sums that include it.
 #![allow(clippy::needless_range_loop, reason = "constant bounds keep sums in registers")]
 #![allow(
     clippy::inline_always,
@@ -22,7 +22,7 @@ pub(super) struct Rows {
     /// `[9][16]`.
     pub(super) weights: *const f32,
     pub(super) bias: *const f32,
-    /// Words of the products that read it, row after row.
+    /// Words in the format of the next product, row after row.
     pub(super) output: *mut u32,
     /// Pixels per row.
     pub(super) width: usize,
@@ -45,7 +45,7 @@ struct Filter<V> {
 /// `width` pixels of 16 of `D`'s numbers.
 #[inline(always)]
 pub(super) unsafe fn rows<D: Number, const WIDE: usize, const STRIDE: usize>(call: &Rows) {
-    // A copy, which no store of a result can be taken to change.
+    // A copy, so that the compiler knows that storing a result does not change it.
     let Rows { input, starts, weights, bias, output, width, height } = *call;
     for part in 0..D::Floats::A_BLOCK {
         let lane = part * D::Floats::LANES;
@@ -66,7 +66,7 @@ pub(super) unsafe fn rows<D: Number, const WIDE: usize, const STRIDE: usize>(cal
 
 /// # Safety
 ///
-/// As [`rows`], for one and some channels of it.
+/// Same as [`rows`], for a single row and some of its channels.
 #[inline(always)]
 unsafe fn row<D: Number, const WIDE: usize, const STRIDE: usize>(
     filter: &Filter<D::Floats>,
@@ -99,7 +99,7 @@ unsafe fn row<D: Number, const WIDE: usize, const STRIDE: usize>(
 ///
 /// # Safety
 ///
-/// As [`row`], and there are so many.
+/// Same as [`row`], and the row has at least `PIXELS` pixels.
 #[inline(always)]
 unsafe fn some<D: Number, const PIXELS: usize, const STRIDE: usize>(
     filter: &Filter<D::Floats>,
@@ -126,7 +126,7 @@ unsafe fn some<D: Number, const PIXELS: usize, const STRIDE: usize>(
 
 /// # Safety
 ///
-/// As [`row`]: `PIXELS + 2` pixels of input.
+/// Same as [`row`], with `PIXELS + 2` pixels of input.
 #[inline(always)]
 unsafe fn neighbours<V: Vector, const PIXELS: usize>(
     sums: &mut [V; PIXELS],
@@ -156,7 +156,7 @@ unsafe fn neighbours<V: Vector, const PIXELS: usize>(
 
 /// # Safety
 ///
-/// As [`row`]: `2 * PIXELS + 1` pixels of input.
+/// Same as [`row`], with `2 * PIXELS + 1` pixels of input.
 #[inline(always)]
 unsafe fn strided<V: Vector, const PIXELS: usize>(
     sums: &mut [V; PIXELS],

@@ -1,4 +1,4 @@
-//! The depthwise filter against a plain loop, for every target of this machine.
+//! Compares the depthwise filter with a plain loop, for every target of this machine.
 
 use half::f16;
 use proptest::prelude::*;
@@ -12,7 +12,7 @@ fn values(len: usize) -> impl Strategy<Value = Vec<f32>> {
     proptest::collection::vec(-2f32..2.0, len)
 }
 
-/// What a filter has to do.
+/// A filter to run both ways.
 #[derive(Debug, Clone)]
 struct Case {
     width: usize,
@@ -20,7 +20,7 @@ struct Case {
     stride: usize,
     weight: Vec<f32>,
     bias: Vec<f32>,
-    /// Which row of `input` each row of the window is: they may repeat and come in any order.
+    /// For each row of the window, its row of `input`; they may repeat and come in any order.
     rows: Vec<usize>,
     input: Vec<f32>,
 }
@@ -52,7 +52,7 @@ impl Case {
         self.input.len() / ROWS
     }
 
-    /// What a pixel of a channel should be.
+    /// Expected value of a pixel of a channel.
     fn value(&self, channel: usize, row: usize, pixel: usize) -> f32 {
         let taps = (0..TAPS).map(|tap| {
             let row = self.rows[row * self.stride + tap / WINDOW] * self.pitch();
@@ -77,7 +77,7 @@ fn decode(target: Target, words: &[u32]) -> Vec<f32> {
     }
 }
 
-/// By how much rounding may change what a filter writes.
+/// How much rounding may change a filter's output.
 fn tolerance(target: Target) -> f32 {
     match target.format() {
         Format::F32 => 1e-4,

@@ -1,4 +1,4 @@
-//! The layers of MobileNetV2 1.0 with their names and shapes, written once for the reference, the
+//! The layers of MobileNetV2 1.0 with their names and shapes, defined once for the reference, the
 //! fast path and the check of downloaded weights.
 
 /// One convolution of the network.
@@ -16,7 +16,7 @@ pub struct LayerSpec {
     pub kernel: usize,
     /// 1 or 2.
     pub stride: usize,
-    /// One filter per channel, instead of every channel into every other.
+    /// One filter per channel, instead of filters that combine all channels.
     pub is_depthwise: bool,
     /// Followed by ReLU6; projections are linear.
     pub has_relu6: bool,
@@ -69,8 +69,8 @@ const STAGES: [Stage; 7] = [
 const STEM_CHANNELS: usize = width(32);
 const HEAD_CHANNELS: usize = width(1280);
 
-/// A fourth of the channels for Miri, which follows every step: each layer and every path through it
-/// stays, and a pass takes minutes where the whole width takes hours.
+/// A quarter of the channels under Miri, which interprets every step. Every layer and every path
+/// through it remains, but a pass takes minutes instead of hours.
 const fn width(channels: usize) -> usize {
     if cfg!(miri) { channels / 4 } else { channels }
 }

@@ -6,7 +6,7 @@ use candle_nn::VarBuilder;
 
 use super::{LayerSpec, blocks, head, stem};
 
-/// torchvision's batch norm.
+/// Epsilon of torchvision's batch norm.
 const EPSILON: f64 = 1e-5;
 
 /// How a checkpoint stores a convolution.
@@ -27,7 +27,7 @@ pub struct ConvWeights {
     pub bias: Tensor,
 }
 
-/// The layout of a checkpoint whose tensors are asked for by name, or `None` when it is not a
+/// The layout of a checkpoint, given a lookup of its tensors by name; `None` if it is not a
 /// MobileNetV2 of width 1.0.
 pub fn layout(has_tensor: impl Fn(&str) -> bool) -> Option<Layout> {
     let layers = every_layer();

@@ -22,18 +22,18 @@ pub(super) struct Input<'a> {
 /// The rows and panels that are expanded and filtered in one go.
 struct Part {
     panels: Range<usize>,
-    /// Input rows before this one were expanded with the part before.
+    /// Input rows before this one were expanded with the previous part.
     done: usize,
     /// Output rows of this part.
     rows: Range<usize>,
 }
 
 impl Pass<'_> {
-    /// Block `at` of one image of the group.
+    /// Runs block `at` for one image of the group.
     pub(super) fn block(&self, at: usize, image: usize, work: &mut Work) {
         let shape = &self.geometry.blocks[at];
         let input = if at == 0 { Input::default() } else { self.input(at - 1, image) };
-        // Once for all the parts that fall to this member.
+        // Once for all parts that this member takes.
         let mut is_clear = false;
         let mut clear = |planes, ring: &mut [f32]| {
             if !std::mem::replace(&mut is_clear, true) {
@@ -59,7 +59,7 @@ impl Pass<'_> {
         }
     }
 
-    /// What block `at` wrote, as the numbers of the products; all members encode it together.
+    /// Output of block `at` in the number format of the products; all members encode it together.
     pub(super) fn input(&self, at: usize, image: usize) -> Input<'_> {
         let target = self.network.target;
         let values = self.shared.output(at, image);
@@ -73,7 +73,7 @@ impl Pass<'_> {
         let factor = &self.shared.factors[image];
         let mut scale = None;
         self.member.each(blocks, |mine| {
-            // Each member computes the same scale: handing it over would cost a phase.
+            // Each member computes the same scale: sharing it would cost a phase.
             let scale = *scale.get_or_insert_with(|| Scale::of(target, values));
             let part = &values[mine.start * BLOCK..mine.end * BLOCK];
             encode(target, scale, part, &encoded[mine.start * target.words()..]);
@@ -82,12 +82,12 @@ impl Pass<'_> {
         Input { words: encoded, factor: f32::from_bits(factor.load(Ordering::Relaxed)) }
     }
 
-    /// The layer that makes the expanded rows.
+    /// The layer that produces the expanded rows.
     fn expansion(&self, at: usize) -> &Packed {
         self.network.blocks[at].expand.as_ref().unwrap_or(&self.network.stem)
     }
 
-    /// Output rows `rows`, band by band.
+    /// Computes output rows `rows`, band by band.
     fn bands(
         &self,
         (at, image): (usize, usize),
@@ -143,7 +143,7 @@ impl Pass<'_> {
         }
     }
 
-    /// Expanded rows `rows` of one panel.
+    /// Computes expanded rows `rows` of one panel.
     fn expand(
         &self,
         at: usize,
@@ -170,7 +170,8 @@ impl Pass<'_> {
         multiply(self.network.target, &product);
     }
 
-    /// Rows `rows` of the first convolution, one panel, out of the lines that begin with row `first`.
+    /// Computes rows `rows` of one panel of the first convolution from the lines that begin with
+    /// row `first`.
     fn stem(
         &self,
         image: usize,
@@ -200,7 +201,7 @@ impl Pass<'_> {
     }
 
     /// Part of the image to prefetch while output row `row` of the first convolution is computed:
-    /// of one colour in turn, what the rows two bands later need.
+    /// for one colour in turn, the input of the rows two bands later.
     fn lines_ahead(&self, image: usize, row: usize) -> &[u32] {
         let Size { height, width } = self.geometry.input;
         let first = 2 * (row + 2 * self.geometry.blocks[0].band);
@@ -290,14 +291,14 @@ impl Pass<'_> {
     }
 }
 
-/// The panel, which asks for later weights only when the first row is computed.
+/// The panel, which prefetches later weights only while the first row is computed.
 fn once(panel: Panel, row: usize) -> Panel {
     let ahead = if row == 0 { panel.ahead } else { &[] };
     Panel { ahead, ..panel }
 }
 
-/// Zeroes the pixels left and right of the expanded rows and the row after them; other blocks used
-/// the same memory.
+/// Zeroes the pixels left and right of the expanded rows and the row after them, because other
+/// blocks used the same memory.
 fn clear_zeros(shape: &BlockGeometry, planes: usize, ring: &mut [f32]) {
     for plane in ring[..planes * shape.plane()].chunks_exact_mut(shape.plane()) {
         let (rows, zeros) = plane.split_at_mut(shape.ring * shape.pitch());

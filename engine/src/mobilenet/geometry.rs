@@ -1,4 +1,4 @@
-//! Where everything lies for one input size: bands, rings, paddings and offsets of every block.
+//! Memory layout for one input size: bands, rings, paddings and offsets of every block.
 
 use super::super::BLOCK;
 use super::super::offsets::Offsets;
@@ -18,7 +18,7 @@ impl Size {
         self.height * self.width
     }
 
-    /// After a stride.
+    /// Size after a stride.
     fn strided(self, stride: usize) -> Self {
         Self { height: self.height.div_ceil(stride), width: self.width.div_ceil(stride) }
     }
@@ -30,9 +30,9 @@ pub(super) struct Geometry {
     pub(super) input: Size,
     pub(super) stem: StemGeometry,
     pub(super) blocks: Vec<BlockGeometry>,
-    /// Blocks of the last convolution's input, for one image.
+    /// Offsets of the blocks of the last convolution's input, for one image.
     pub(super) head_taps: Offsets,
-    /// Pixels of that input.
+    /// Size of that input.
     pub(super) last: Size,
 }
 
@@ -41,9 +41,9 @@ pub(super) struct Geometry {
 pub(super) struct StemGeometry {
     /// Zeros above and left of the image.
     pub(super) lead: Lead,
-    /// Floats of one line of the copied rows.
+    /// Floats per line of the copied rows.
     pub(super) line: usize,
-    /// Lines of a colour: what the largest band of outputs needs.
+    /// Lines per colour, as many as the largest band of outputs needs.
     pub(super) rows: usize,
     /// Where the rows of a pixel's window begin in these lines, colour by colour.
     pub(super) taps: Offsets,
@@ -63,39 +63,40 @@ pub(super) struct BlockGeometry {
     pub(super) out: Size,
     pub(super) lead: Lead,
     pub(super) stride: usize,
-    /// The band is the whole image: panels may then be filtered one after the other.
+    /// The band is the whole image; panels may then be filtered in sequence.
     pub(super) is_whole: bool,
     /// Output rows per band.
     pub(super) band: usize,
-    /// Output rows that are filtered at a time.
+    /// Output rows that are filtered together.
     pub(super) step: usize,
-    /// Expanded rows that live at once.
+    /// Expanded rows that are live at the same time.
     pub(super) ring: usize,
-    /// Words of a block of a pixel, where products read it.
+    /// Words per block of a pixel, in the format that products read.
     pub(super) words: usize,
-    /// Blocks of the input.
+    /// Offsets of the input's blocks.
     pub(super) expand_taps: Offsets,
-    /// Where expanded pixels go in a padded plane: the rows of the ring and the same again, so that
-    /// any rows that live at once are neighbours in the table.
+    /// Where expanded pixels go in a padded plane. The table repeats the rows of the ring once, so
+    /// that any rows that are live at the same time are neighbours in it.
     pub(super) expand_places: Offsets,
-    /// Where each row that the filter may look at begins in a padded plane; those above and below
-    /// the image are the plane's row of zeros.
+    /// Where each row that the filter may read begins in a padded plane; rows above and below the
+    /// image are the plane's row of zeros.
     pub(super) filter_rows: Offsets,
-    /// Blocks of the filtered band.
+    /// Offsets of the filtered band's blocks.
     pub(super) project_taps: Offsets,
-    /// Pixels of the projected band.
+    /// Offsets of the projected band's pixels.
     pub(super) project_places: Offsets,
 }
 
-/// The largest image that is one band: its expanded panel stays in the L1 or L2 cache.
+/// Pixels of the largest image that is a single band: its expanded panel stays in the L1 or
+/// L2 cache.
 const WHOLE: usize = 256;
-/// Rows that a filter looks at.
+/// Rows of a filter's window.
 pub(super) const WINDOW: usize = 3;
 /// Pixels that are worth a product of their own: shorter rows are expanded and filtered together.
 const STEP: usize = 56;
 
 impl Geometry {
-    /// For images of that size.
+    /// Geometry for images of size `input`.
     pub(super) fn new(network: &Network, input: Size) -> Self {
         let mut size = input.strided(2);
         let mut blocks = Vec::new();
@@ -193,12 +194,12 @@ impl BlockGeometry {
     }
 }
 
-/// Offsets of the channel blocks of an image with that many words per block.
+/// Offsets of the channel blocks of an image with `plane` words per block.
 fn block_taps(channels: usize, plane: usize) -> Offsets {
     Offsets::every(channels.div_ceil(BLOCK), plane)
 }
 
-/// Zeros that a 3x3 convolution wants above and left of an image.
+/// Zeros that a 3x3 convolution needs above and left of an image.
 fn lead(size: Size, stride: usize, padding: Padding) -> Lead {
     let before = |length: usize| match padding {
         Padding::Symmetric => 1,

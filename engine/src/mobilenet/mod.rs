@@ -1,14 +1,16 @@
-//! MobileNetV2 on vector registers: every inverted residual fused, for whichever instruction set the
-//! CPU has, with products of f32, f16 or bytes.
+//! MobileNetV2 on vector registers: every inverted residual fused, for any instruction set of the
+//! CPU, with products of f32, f16 or bytes.
 //!
-//! Only the inputs and weights of products are anything but f32: what a filter writes, and what a
-//! block reads. The first convolution, filters, sums and skip connections stay f32.
+//! Only products may use anything other than f32: for their inputs (the outputs of filters, and the
+//! inputs of blocks), their weights and their sums. The first convolution, filters and skip
+//! connections stay f32.
 //!
-//! Activations lie as `[channel block][pixel][16]`. A block runs in bands of rows: expand into a ring
-//! of rows panel by panel, filter each panel while it is in the L1 cache, project the band; the
-//! expanded tensor never exists as a whole. Early blocks run image by image, so that activations
-//! stay in the L2 cache; late ones go through a group of images layer by layer, so that weights do.
-//! Several threads on one image split rows while there are many and panels of channels after.
+//! Activations are laid out as `[channel block][pixel][16]`. A block runs in bands of rows: expand
+//! into a ring of rows panel by panel, filter each panel while it is in the L1 cache, project the
+//! band; the expanded tensor never exists as a whole. Early blocks run image by image, so that
+//! activations stay in the L2 cache; late ones run layer by layer over a group of images, so that
+//! weights do. Several threads on one image split rows while there are many, and panels of channels
+//! after that.
 
 mod block;
 mod geometry;
@@ -60,7 +62,7 @@ pub struct Network {
 /// An inverted residual.
 #[derive(Debug)]
 struct Block {
-    /// `None` in the first, whose expanded rows the first convolution makes.
+    /// `None` in the first, whose expanded rows the first convolution produces.
     expand: Option<Packed>,
     depthwise: Depthwise,
     project: Packed,
@@ -112,7 +114,7 @@ impl Network {
         })
     }
 
-    /// The instruction set and the numbers that it is packed for.
+    /// The instruction set and the number format that it is packed for.
     pub fn target(&self) -> Target {
         self.target
     }
@@ -127,12 +129,12 @@ impl Network {
         Scratch::new(self, Size { height, width }, threads)
     }
 
-    /// Writes `[n][classes]` logits of images `[n][3][height][width]`, all threads of `team` on one
-    /// image at a time.
+    /// Writes `[n][classes]` logits of images `[n][3][height][width]`, with all threads of `team`
+    /// on one image at a time.
     ///
     /// # Panics
     ///
-    /// When lengths do not fit each other, or `scratch` is for fewer threads.
+    /// If the lengths do not match, or `scratch` is for fewer threads.
     pub fn forward(
         &self,
         images: &[f32],
@@ -161,7 +163,7 @@ impl Network {
     }
 }
 
-/// Refuses weights that half precision cannot hold.
+/// Rejects weights that half precision cannot represent.
 fn fits(target: Target, layer: &Layer) -> Result<()> {
     let largest = layer.weight.iter().fold(0f32, |most, weight| most.max(weight.abs()));
     if target.format() == Format::F16 && largest > half::f16::MAX.to_f32() {
@@ -180,7 +182,7 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// Everything from images to scores.
+    /// Runs the whole pass, from images to scores.
     fn run(&self, work: &mut Work) {
         let network = self.network;
         let group = self.images.len() / self.image_len();
@@ -208,7 +210,7 @@ impl Pass<'_> {
         CHANNELS * self.geometry.input.pixels()
     }
 
-    /// The last convolution and its mean over the pixels.
+    /// Runs the last convolution and averages over the pixels.
     fn pool(&self, group: usize) {
         let network = self.network;
         let last = network.blocks.len() - 1;
@@ -249,7 +251,7 @@ impl Pass<'_> {
         }
     }
 
-    /// The dense layer, all images of the group at once.
+    /// Runs the dense layer for all images of the group at once.
     fn classify(&self, group: usize) {
         self.member.each(self.network.classifier.len(), |mine| self.classify_panels(mine, group));
     }

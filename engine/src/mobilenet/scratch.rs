@@ -13,7 +13,7 @@ use super::{EARLY, Network};
 /// Images that go through the late blocks together, sharing one pass over their weights.
 pub(super) const GROUP: usize = 8;
 
-/// Memory for forward passes over images of one size, by up to this many threads.
+/// Memory for forward passes over images of one size, by up to a given number of threads.
 #[derive(Debug)]
 pub struct Scratch {
     pub(super) geometry: Geometry,
@@ -21,7 +21,7 @@ pub struct Scratch {
     pub(super) works: Vec<Work>,
 }
 
-/// What all threads of a pass read and write.
+/// Buffers that all threads of a pass read and write.
 #[derive(Debug)]
 pub(super) struct Planes {
     early: [Aligned<f32>; 2],
@@ -35,16 +35,16 @@ pub(super) struct Planes {
     slots: Slots,
 }
 
-/// How much one image takes of what a group shares.
+/// Space that one image takes in the buffers of a group.
 #[derive(Debug, Clone, Copy)]
 struct Slots {
     /// Floats of `late`.
     late: usize,
-    /// Words of `encoded`, for what late blocks wrote.
+    /// Words of `encoded`, for the outputs of late blocks.
     encoded: usize,
 }
 
-/// What one thread needs for itself.
+/// Buffers that each thread has to itself.
 #[derive(Debug)]
 pub(super) struct Work {
     /// Expanded rows with a zero pixel at both ends of each, and a row of zeros in every plane.
@@ -53,7 +53,7 @@ pub(super) struct Work {
     pub(super) filtered: Aligned<u32>,
     /// Rows of the image that a band of the first convolution needs.
     pub(super) lines: Aligned<f32>,
-    /// How long each stage has taken in all: blocks, last convolution, classifier.
+    /// How long each stage has taken in total: blocks, last convolution, classifier.
     pub(super) laps: Laps,
 }
 
@@ -62,7 +62,7 @@ pub(super) struct Work {
 pub(super) struct Shared<'a> {
     early: [Values<'a>; 2],
     late: [Values<'a>; 2],
-    /// What a product of a block reads, unless that is f32.
+    /// Inputs of a block's products, unless they are f32.
     encoded: Words<'a>,
     /// The bits of the factor that scales it back, for each image of the group.
     pub(super) factors: &'a [AtomicU32; GROUP],
@@ -70,7 +70,7 @@ pub(super) struct Shared<'a> {
     pub(super) filtered: Words<'a>,
     /// `[block][GROUP][16]` means over the pixels.
     pub(super) pooled: Values<'a>,
-    /// The same as the numbers of products.
+    /// The same in the number format of the products.
     pub(super) features: Words<'a>,
     /// `[block][GROUP][16]` logits.
     pub(super) scores: Values<'a>,
@@ -83,7 +83,7 @@ pub(super) struct Shared<'a> {
 unsafe impl super::super::team::DisjointShared for Shared<'_> {}
 
 impl Scratch {
-    /// For `threads` threads together on images of `height` by `width` pixels.
+    /// For `threads` threads that share images of `height` by `width` pixels.
     pub(super) fn new(network: &Network, size: Size, threads: usize) -> Self {
         let geometry = Geometry::new(network, size);
         let planes = Planes::new(network, &geometry);
@@ -150,7 +150,7 @@ impl Planes {
 }
 
 impl<'a> Shared<'a> {
-    /// What block `at` writes for an image of the group.
+    /// Output of block `at` for an image of the group.
     pub(super) fn output(&self, at: usize, image: usize) -> Values<'a> {
         if at + 1 < EARLY {
             self.early[at % 2]
@@ -159,7 +159,7 @@ impl<'a> Shared<'a> {
         }
     }
 
-    /// Where what block `at` wrote is kept as the numbers of products.
+    /// Where the output of block `at` is kept in the number format of the products.
     pub(super) fn encoded(&self, at: usize, image: usize) -> Words<'a> {
         let image = if at + 1 < EARLY { 0 } else { image };
         &self.encoded[image * self.slots.encoded..]
@@ -182,7 +182,7 @@ impl Work {
     }
 }
 
-/// Words of the largest filtered band among the blocks that are, or are not, one band.
+/// Words of the largest filtered band among the blocks that are a single band, or among the others.
 fn largest_filtered(network: &Network, geometry: &Geometry, is_whole: bool) -> usize {
     let blocks = network.blocks.iter().zip(&geometry.blocks);
     let chosen = blocks.filter(|(_, place)| place.is_whole == is_whole);

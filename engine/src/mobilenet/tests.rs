@@ -1,4 +1,5 @@
-//! Members of a team against one thread, on images so small that Miri can follow every step.
+//! Compares the members of a team with a single thread, on images so small that Miri can follow
+//! every step.
 
 use std::collections::HashMap;
 
@@ -52,7 +53,8 @@ fn logits(network: &Network, team: &ThreadGroup, images: &[f32]) -> Vec<f32> {
     logits
 }
 
-/// Bit by bit, because members do the arithmetic of one thread in other places only.
+/// Compares bit by bit, because members do the same arithmetic as a single thread, only in
+/// other places.
 fn agree(format: Format, images: usize) {
     let isa = Isa::available(Kind::Portable).expect("every CPU has it");
     let target = Target::available(isa, format).expect("in plain Rust");

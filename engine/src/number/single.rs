@@ -12,7 +12,7 @@ use super::{Header, Number};
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Single<V>(std::marker::PhantomData<V>);
 
-// SAFETY: a word is the bits of a float, and all else is the vector's.
+// SAFETY: a word is the bits of a float, and the vector does everything else.
 unsafe impl<V: Vector> Number for Single<V> {
     type Floats = V;
     type Words = V;

@@ -1,5 +1,5 @@
-//! Halves and bytes in plain Rust: the twins that the other sets are tested against, and the path of
-//! CPUs without them.
+//! Halves and bytes in plain Rust: the twins that the other sets are tested against, and the path
+//! for CPUs without them.
 #![allow(
     clippy::inline_always,
     reason = "inlined into the function that carries the instruction set"
@@ -19,7 +19,7 @@ pub(crate) struct HalfFour;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ByteFour;
 
-// SAFETY: four words a register, in plain Rust.
+// SAFETY: four words per register, in plain Rust.
 unsafe impl Number for HalfFour {
     type Floats = Four;
     type Words = [[f16; 2]; 4];
@@ -72,7 +72,7 @@ unsafe impl Number for HalfFour {
     }
 }
 
-// SAFETY: four words a register, in plain Rust.
+// SAFETY: four words per register, in plain Rust.
 unsafe impl Number for ByteFour {
     type Floats = Four;
     type Words = [[u8; 4]; 4];

@@ -1,9 +1,9 @@
 //! Pixels times weights: the one product that 1x1 convolutions, the first layers and dense layers
 //! are made of.
 //!
-//! A pixel's input is a list of taps, each a number of channels side by side; a 1x1 convolution has one
-//! tap per block of 16 channels, a 3x3 convolution of an image one per row and colour. Outputs come in
-//! panels of 1 to 4 blocks whose weights are packed in the order of use ([`Packed`]). Everything a
+//! A pixel's input is a list of taps, each a run of adjacent channels; a 1x1 convolution has one
+//! tap per block of 16 channels, a 3x3 convolution of an image one per row and colour. Outputs come
+//! in panels of 1 to 4 blocks whose weights are packed in order of use ([`Packed`]). Everything a
 //! kernel will touch is checked here, once per call, against the slices it was given.
 #![allow(unsafe_code, reason = "calls kernels after checking the lengths")]
 
@@ -21,19 +21,19 @@ use super::offsets::OffsetsRef;
 use super::target::Target;
 use super::{BLOCK, Values, Words};
 
-/// How the values of neighbouring pixels lie in the input.
+/// How the values of neighbouring pixels are laid out in the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Gather {
     /// Blocks of 16 channels, pixel after pixel.
     Blocks,
-    /// Three values of an image row per tap, the next pixel two further: 3x3 at stride 2.
+    /// Three values of an image row per tap, the next pixel two values further: 3x3 at stride 2.
     Threes,
-    /// Five values of an image row per tap, the next pixel one further: 5x5 at stride 1.
+    /// Five values of an image row per tap, the next pixel one value further: 5x5 at stride 1.
     Fives,
 }
 
 impl Gather {
-    /// Words from a pixel to the next.
+    /// Words from one pixel to the next.
     fn step(self, target: Target) -> usize {
         match self {
             Self::Blocks => target.words(),
@@ -52,7 +52,7 @@ impl Gather {
     }
 }
 
-/// What becomes of the sums.
+/// What happens to the sums.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Epilogue<'a> {
     /// Clamped to 0..6 and stored.
@@ -61,9 +61,9 @@ pub(super) enum Epilogue<'a> {
     Relu,
     /// Stored as they are.
     Linear,
-    /// Added to what lies at the same places here, and stored.
+    /// Added to the values at the same places here, and stored.
     Skip(Values<'a>),
-    /// Clamped to 0..6 and added to the output's one place.
+    /// Clamped to 0..6 and added to the single place of the output.
     Pool,
 }
 
@@ -133,7 +133,7 @@ impl Product<'_> {
         }
     }
 
-    /// All of it as tiles that are not counted yet.
+    /// The whole product as tiles that are not counted yet.
     fn tiles(&self) -> Tiles {
         let epilogue = match self.epilogue {
             Epilogue::Relu6 => tile::Epilogue::Clamp(0.0, 6.0),

@@ -1,8 +1,8 @@
 //! Weights in the order in which kernels read them, all layers of a network in one arena.
 //!
-//! At batch 1 the weights of a large network come from the L3 cache or beyond, so each panel says
-//! which part of the arena to ask for while it is computed: the part that will be read a little
-//! later. Everything stands in words of 32 bits, whatever numbers they hold.
+//! At batch 1 the weights of a large network come from the L3 cache or beyond, so each panel names
+//! the part of the arena to prefetch while it is computed: the part that will be read a little
+//! later. Everything is stored in 32-bit words, whatever the number format.
 
 use std::ops::Range;
 
@@ -15,14 +15,14 @@ use super::super::number::{BYTES, HEADER, STEPS, ZERO};
 use super::super::target::{Format, Target};
 use super::sizes::widest_panel;
 
-/// How far ahead of its use a weight is asked for, in words: 96 KB, which is time enough for the L3
-/// cache to answer and leaves the L2 cache to what is in use.
+/// How far ahead of its use a weight is prefetched, in words: 96 KB, which gives the L3 cache
+/// enough time to answer and leaves the L2 cache to the data in use.
 const AHEAD: usize = 3 << 13;
 
-/// What the inputs of a layer may be, which decides how bytes stand for them.
+/// Range of a layer's inputs, which decides how bytes represent them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Inputs {
-    /// What a ReLU6 let through, or means of that: 0 to 6.
+    /// Outputs of a ReLU6, or means of them: 0 to 6.
     Clamped,
     /// Any value; the product carries the scale of its inputs.
     Any,
@@ -33,13 +33,13 @@ pub(crate) enum Inputs {
 pub(crate) struct Packed {
     panels: Vec<PanelStart>,
     channels: usize,
-    /// Words of a pixel that hold these channels.
+    /// Words per pixel for these channels.
     words: usize,
     /// Blocks of 16 outputs.
     blocks: usize,
 }
 
-/// One panel: where its header begins, its first block and its blocks.
+/// One panel: where its header begins, its first block and its number of blocks.
 #[derive(Debug, Clone)]
 struct PanelStart {
     at: usize,
@@ -64,19 +64,19 @@ pub(crate) struct Panel<'a> {
     pub(crate) blocks: usize,
 }
 
-/// Packs layers one after the other into what becomes an arena.
+/// Packs layers in sequence into the future arena.
 #[derive(Debug, Default)]
 pub(crate) struct Packer {
     staged: Vec<u32>,
 }
 
 impl Packer {
-    /// A layer in panels as wide as registers allow.
+    /// Packs a layer in panels as wide as registers allow.
     pub(crate) fn pack(&mut self, target: Target, layer: &Layer, inputs: Inputs) -> Packed {
         self.narrow(target, layer, inputs, usize::MAX)
     }
 
-    /// As [`Packer::pack`], in panels of at most `widest` blocks.
+    /// Like [`Packer::pack`], but in panels of at most `widest` blocks.
     pub(crate) fn narrow(
         &mut self,
         target: Target,
@@ -106,7 +106,7 @@ impl Packer {
         Packed { panels, channels, words, blocks }
     }
 
-    /// Every layer in one place.
+    /// The arena with every layer.
     pub(crate) fn finish(self) -> Aligned<u32> {
         let mut arena = Aligned::new(self.staged.len());
         arena.copy_from_slice(&self.staged);
@@ -121,7 +121,7 @@ struct Row {
 }
 
 impl Row {
-    /// Zeros where the layer has no such output.
+    /// The weights of `output`, or zeros if the layer has no such output.
     fn new(format: Format, layer: &Layer, inputs: Inputs, output: usize) -> Self {
         let channels = layer.weight.len() / layer.bias.len();
         let zeros = vec![0.0; channels];
@@ -178,7 +178,7 @@ impl Packed {
         self.channels
     }
 
-    /// The most blocks in a panel.
+    /// Number of blocks in the widest panel.
     pub(crate) fn widest(&self) -> usize {
         self.panels.iter().map(|panel| panel.blocks).max().unwrap_or(0)
     }
@@ -188,7 +188,7 @@ impl Packed {
         self.panels.len()
     }
 
-    /// Panels `range` of the arena that the packer became.
+    /// Panels `range` in `arena`, which the packer finished.
     pub(crate) fn panels<'a>(
         &'a self,
         arena: &'a Aligned<u32>,
@@ -205,7 +205,7 @@ impl Packed {
     }
 }
 
-/// Splits blocks into panels of 3, with panels of 4, 2 or 1 for what is left over.
+/// Splits blocks into panels of 3, with panels of 4, 2 or 1 for the remainder.
 ///
 /// Three registers by nine pixels make the best use of 32 registers at the widths of this network.
 fn widths(blocks: usize, widest: usize) -> Vec<usize> {

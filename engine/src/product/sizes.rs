@@ -1,7 +1,8 @@
-//! The sizes of tiles that each instruction set has registers for.
+//! The tile sizes that each instruction set has registers for.
 //!
-//! A list holds the kernels of one panel width, largest first: one that fills the registers, those
-//! that split this network's rows evenly, and one for single pixels. Every size costs compile time.
+//! A list contains the kernels of one panel width, largest first: one that fills the registers,
+//! those that split this network's rows evenly, and one for single pixels. Every size costs
+//! compile time.
 #![allow(unsafe_code, reason = "kernels carry their instruction set")]
 
 use super::super::isa::{Isa, Kind};
@@ -14,14 +15,14 @@ pub(super) struct Kernel {
     pub(super) pixels: usize,
     /// # Safety
     ///
-    /// As [`tiles`], for the instruction set that it is listed under.
+    /// Same as [`tiles`], for the instruction set that it is listed under.
     pub(super) run: unsafe fn(&mut Tiles),
 }
 
-/// The kernel for the next tiles when `left` pixels are left, and how many of these.
+/// The kernel for the next tiles when `left` pixels are left, and the number of tiles to run.
 ///
-/// As even a split as the list allows, so that the last tile is not a small and slow one: tiles of
-/// two sizes that differ by one pixel if there are such kernels.
+/// The split is as even as the list allows, so that the last tile is not small and slow: tiles of
+/// two sizes that differ by one pixel, if there are such kernels.
 pub(super) fn next(kernels: &'static [Kernel], left: usize) -> (&'static Kernel, usize) {
     let tiles = left.div_ceil(kernels[0].pixels);
     let even = left.div_ceil(tiles);
@@ -45,7 +46,7 @@ pub(super) fn widest_panel(isa: Isa) -> usize {
 ///
 /// # Panics
 ///
-/// When single channels are to be gathered from anything but floats.
+/// If single channels are to be gathered from anything but floats.
 pub(super) fn kernels(target: Target, gather: Gather, blocks: usize) -> &'static [Kernel] {
     let lists = match (target.isa().kind(), target.format()) {
         #[cfg(target_arch = "x86_64")]
@@ -69,7 +70,8 @@ pub(super) fn kernels(target: Target, gather: Gather, blocks: usize) -> &'static
     }
 }
 
-/// The kernels of one target: for each way to gather and each panel width, sizes in falling order.
+/// The kernels of one target: for each way to gather and each panel width, sizes in
+/// descending order.
 struct Lists {
     blocks: &'static [&'static [Kernel]],
     threes: &'static [&'static [Kernel]],
@@ -90,7 +92,7 @@ macro_rules! kernels {
 
             /// # Safety
             ///
-            /// As [`tiles`].
+            /// Same as [`tiles`].
             $(#[$feature])?
             unsafe fn sized<const M: usize, const N: usize, const STEP: usize, const DEPTH: usize>(
                 call: &mut Tiles,

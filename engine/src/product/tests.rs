@@ -1,7 +1,7 @@
-//! The product against a plain loop, for every target of this machine.
+//! Compares the product with a plain loop, for every target of this machine.
 //!
-//! Bytes get weights and inputs that they hold exactly, so that only the order of sums differs;
-//! halves sum in half precision, so they may differ by as much as that rounds.
+//! Bytes get weights and inputs that they represent exactly, so that only the order of sums
+//! differs; halves are summed in half precision, so they may differ by its rounding.
 
 use proptest::prelude::*;
 
@@ -30,14 +30,14 @@ fn cases() -> impl Strategy<Value = Case> {
     let inputs = prop_oneof![Just(Inputs::Any), Just(Inputs::Clamped)];
     (gather, 1usize..32, 1usize..70, 1usize..80, 0usize..3, inputs, any::<u64>()).prop_map(
         |(gather, pixels, channels, outputs, gap, inputs, seed)| {
-            // Rows of an image are for first layers, which are at most two blocks wide.
+            // Only first layers gather rows of an image, and they are at most two blocks wide.
             let outputs = if gather == Gather::Blocks { outputs } else { outputs.min(32) };
             Case { gather, pixels, channels, outputs, gap, inputs, seed }
         },
     )
 }
 
-/// Values between -2 and 2 that depend on nothing but the seed.
+/// Values between -2 and 2 that depend only on the seed.
 fn noise(seed: u64, len: usize) -> Vec<f32> {
     let mut state = seed | 1;
     let mut next = || {
@@ -48,7 +48,8 @@ fn noise(seed: u64, len: usize) -> Vec<f32> {
     (0..len).map(|_| next()).collect()
 }
 
-/// Multiples of 1/8, but the first of each row of `len` the largest of all: steps of 1/64 to 127.
+/// Multiples of 1/8, except that each row of `len` begins with the largest value of all, 127 steps
+/// of 1/64.
 fn eighths(values: Vec<f32>, len: usize) -> Vec<f32> {
     let mut values: Vec<f32> = values.into_iter().map(|v| (v * 7.5).round() / 8.0).collect();
     for row in values.chunks_mut(len) {
@@ -68,7 +69,7 @@ struct Data {
 }
 
 impl Case {
-    /// Floats from a pixel to the next, and floats a tap.
+    /// Floats from one pixel to the next, and floats per tap.
     fn step_and_depth(&self) -> (usize, usize) {
         match self.gather {
             Gather::Blocks => (BLOCK, BLOCK),
@@ -118,7 +119,7 @@ impl Case {
         sum.sum::<f32>() + data.layer.bias[output]
     }
 
-    /// The output buffer after the kernels ran over `before`.
+    /// The output buffer after the kernels have run over `before`.
     fn run(&self, target: Target, data: &Data, epilogue: Epilogue) -> Vec<f32> {
         let mut packer = Packer::default();
         let panels = packer.pack(target, &data.layer, self.inputs);
@@ -178,7 +179,7 @@ impl Case {
     }
 }
 
-/// Halves round their sums.
+/// Sums of halves are rounded.
 fn tolerance(target: Target) -> f32 {
     if target.format() == Format::F16 { 0.1 } else { 2e-3 }
 }

@@ -1,9 +1,10 @@
 //! The kernel: a few pixels times a few registers of outputs, all sums in registers.
 //!
 //! For every input channel the weights are loaded once and each pixel's value is broadcast, so a
-//! tile of 14 pixels by 2 registers makes 28 multiply-adds of 16 loads. Sizes are constants: the
-//! compiler must see that the sums fit the registers. One word of input holds one channel or
-//! several, as the [`Number`] has it; sums become floats before anything else is done with them.
+//! tile of 14 pixels by 2 registers performs 28 multiply-adds with 16 loads. Sizes are constants:
+//! the compiler must see that the sums fit the registers. One word of input contains one or
+//! several channels, depending on the [`Number`]; sums become floats before anything else is done
+//! with them.
 #![allow(clippy::needless_range_loop, reason = "constant bounds keep sums in registers")]
 #![allow(
     clippy::inline_always,
@@ -17,24 +18,24 @@ use super::super::vector::Vector;
 /// Words of a cache line.
 const LINE: usize = 16;
 
-/// Tiles of one size of a checked product, one after the other.
+/// Consecutive tiles of one size of a checked product.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tiles {
-    /// How many to compute.
+    /// Number of tiles to compute.
     pub(super) count: usize,
     /// The first pixel's word of channel 0, before the tap's offset.
     pub(super) input: *const u32,
     /// Factor that scales the inputs back.
     pub(super) factor: f32,
-    /// Offsets of the taps from there.
+    /// Offsets of the taps from `input`.
     pub(super) taps: *const u32,
-    /// Words of a pixel in all; every tap but the last has as many as the kernel's `DEPTH`.
+    /// Words per pixel in total; every tap but the last has the kernel's `DEPTH`.
     pub(super) words: usize,
     /// `[words][registers]`.
     pub(super) weights: *const u32,
     /// Header rows, one 32-bit word per output channel.
     pub(super) header: *const u32,
-    /// Memory that will be needed soon, and its lines to ask for at each tap; only a hint.
+    /// Memory that will be needed soon, and how many of its lines to prefetch per tap; only a hint.
     pub(super) ahead: *const u32,
     pub(super) ahead_lines: usize,
     /// Where results go, with the offset of each pixel.
@@ -45,14 +46,14 @@ pub(super) struct Tiles {
     pub(super) epilogue: Epilogue,
 }
 
-/// What becomes of the sums.
+/// What happens to the sums.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Epilogue {
     /// Clamped and stored.
     Clamp(f32, f32),
     /// Stored as they are.
     Store,
-    /// Added to what lies at the same place here, and stored.
+    /// Added to the values at the same place here, and stored.
     Add(*const f32),
     /// Clamped and added to one sum per output.
     Pool(f32, f32),
@@ -77,7 +78,7 @@ pub(super) unsafe fn tiles<
 >(
     call: &mut Tiles,
 ) {
-    // A copy, which no store of a result can be taken to change.
+    // A copy, so that the compiler knows that storing a result does not change it.
     let mut tile = *call;
     for _ in 0..call.count {
         // SAFETY: the caller's promise, for `M` of its pixels.
@@ -90,7 +91,7 @@ pub(super) unsafe fn tiles<
 
 /// # Safety
 ///
-/// As [`tiles`], for one tile.
+/// Same as [`tiles`], for one tile.
 #[inline(always)]
 unsafe fn one<D: Number, const M: usize, const N: usize, const STEP: usize, const DEPTH: usize>(
     tile: &mut Tiles,
@@ -141,7 +142,7 @@ unsafe fn one<D: Number, const M: usize, const N: usize, const STEP: usize, cons
 ///
 /// # Safety
 ///
-/// As [`tiles`], for that word.
+/// Same as [`tiles`], for that word.
 #[inline(always)]
 unsafe fn step<D: Number, const M: usize, const N: usize, const STEP: usize>(
     sums: &mut [[D::Sums; N]; M],
@@ -163,7 +164,7 @@ unsafe fn step<D: Number, const M: usize, const N: usize, const STEP: usize>(
 
 /// # Safety
 ///
-/// As [`tiles`].
+/// Same as [`tiles`].
 #[inline(always)]
 unsafe fn finish<V: Vector, const M: usize, const N: usize>(mut sums: [[V; N]; M], tile: &Tiles) {
     // SAFETY: the caller's promise.
@@ -201,7 +202,7 @@ unsafe fn finish<V: Vector, const M: usize, const N: usize>(mut sums: [[V; N]; M
 
 /// # Safety
 ///
-/// As [`tiles`].
+/// Same as [`tiles`].
 #[inline(always)]
 unsafe fn store<V: Vector, const M: usize, const N: usize>(sums: &[[V; N]; M], tile: &Tiles) {
     // SAFETY: the caller's promise.
@@ -241,7 +242,7 @@ fn register<V: Vector>(n: usize, stride: usize) -> usize {
     n / V::A_BLOCK * stride + n % V::A_BLOCK * V::LANES
 }
 
-/// Asks for a line in the L2 cache; any address is allowed.
+/// Prefetches a line into the L2 cache; any address is allowed.
 #[inline(always)]
 fn prefetch(at: *const u32) {
     #[cfg(target_arch = "x86_64")]

@@ -35,8 +35,8 @@ use trust::Trust;
 ///
 /// # Safety
 ///
-/// Members touch it in the parts of phases only, and in no phase does one part write an element that
-/// another reads or writes.
+/// Members access it only in the parts of phases, and no part writes an element that another part
+/// of the same phase reads or writes.
 pub(crate) unsafe trait DisjointShared: Copy {}
 
 /// A caller and its helper threads.
@@ -64,7 +64,8 @@ impl ThreadGroup {
         Self { pool: None }
     }
 
-    /// The calling thread and `size - 1` helpers; without helpers when none can be started.
+    /// The calling thread and `size - 1` helpers, or the calling thread alone if a helper cannot be
+    /// started.
     ///
     /// Pinned helpers stay on the second and later cores that this process may use. The caller, which
     /// may be any thread, is not pinned. No more members run than there are cores.
@@ -82,7 +83,7 @@ impl ThreadGroup {
         }
     }
 
-    /// Members, the caller included.
+    /// Number of members, including the caller.
     pub fn size(&self) -> usize {
         self.pool.as_ref().map_or(1, |pool| pool.helpers.len() + 1)
     }
@@ -104,7 +105,7 @@ impl ThreadGroup {
             let (asserted, own) = (AssertSync(shared), DisjointItems::new(own));
             let stall = pool.gather(helpers, &|index| {
                 let member = pool.group.phases.member(index, helpers + 1);
-                // SAFETY: there is one member of each index, and all are below `own.len()`.
+                // SAFETY: there is one member per index, and all are below `own.len()`.
                 work(unsafe { own.borrow(index) }, asserted.open(), &member);
             });
             trust.learn(helpers, stall);
@@ -128,7 +129,7 @@ impl ThreadGroup {
                 if item >= count {
                     break;
                 }
-                // SAFETY: the counter gives each index once.
+                // SAFETY: the counter returns each index once.
                 work(unsafe { items.borrow(item) });
             }
         });
@@ -178,19 +179,19 @@ impl HelperPool {
         }
     }
 
-    /// Runs `job` on this thread as member 0 and on up to `helpers` helpers as the next numbers. Only
-    /// for the thread that holds the lock. Returns how long members waited in vain.
+    /// Runs `job` on this thread as member 0 and on up to `helpers` helpers as members 1 and up.
+    /// Only the thread that holds the lock may call this. Returns how long members waited in vain.
     ///
     /// # Panics
     ///
-    /// When any of them panics.
+    /// If any member panics.
     fn gather<F: Fn(usize) + Sync>(&self, helpers: usize, job: &F) -> Duration {
         let group = &*self.group;
         group.phases.begin();
         let mut gathering = Gathering { group, invited: &group.seats[..helpers], is_over: false };
         for (seat, helper) in gathering.invited.iter().zip(&self.helpers) {
-            // SAFETY: this thread has the turn; the seat was free when the last gathering was dropped,
-            // and this one is dropped while the job lives.
+            // SAFETY: this thread has the turn; the seat was free when the last gathering was
+            // dropped, and this one is dropped while the job is still alive.
             unsafe { seat.invite(ErasedTask::new(job)) };
             helper.thread().unpark();
         }
@@ -228,8 +229,8 @@ impl GroupState {
     }
 }
 
-/// A job that helpers are running. Dropping it waits until all of them have returned, also when
-/// unwinding.
+/// A job that helpers are running. Dropping it waits until all of them have returned, even
+/// when unwinding.
 struct Gathering<'a> {
     group: &'a GroupState,
     invited: &'a [Seat],
@@ -266,7 +267,7 @@ impl<S: Copy> AssertSync<S> {
     }
 }
 
-/// Values of which each goes to one thread.
+/// Values that go to one thread each.
 struct DisjointItems<'a, T> {
     first: *mut T,
     len: usize,

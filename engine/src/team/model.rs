@@ -1,5 +1,6 @@
-//! The hand-overs of a team in every order in which two threads may run, and with every value that the
-//! memory of a machine may show them. Waits have no patience here: helpers leave and callers sleep at once.
+//! Checks the hand-overs of a team in every order in which two threads may run, and with every
+//! value that the memory of a machine may show them. Waits have no patience here: helpers leave and
+//! callers sleep immediately.
 #![allow(dead_code, reason = "the models need less than a team")]
 #![allow(
     clippy::duplicate_mod,
@@ -175,7 +176,7 @@ fn a_job_is_back_before_its_caller_goes_on() {
         for _ in 0..2 {
             let numbers = Numbers::new();
             let job = |at| numbers.add(at, 1);
-            // SAFETY: the seat is free, and the job lives until it is called back.
+            // SAFETY: the seat is free, and the job lives until it is recalled.
             unsafe { seat.invite(ErasedTask::new(&job)) };
             helper.thread().unpark();
             seat.recall();

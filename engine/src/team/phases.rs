@@ -1,9 +1,9 @@
-//! The phases of a common run: each part of a phase is done by one member, and no member begins the
+//! The phases of a shared run: each part of a phase is done by one member, and no member begins the
 //! next phase before all parts of this one are done.
 //!
-//! Each part is assigned to one member, which finds in its caches what it wrote before. A member that
-//! has finished its own parts takes those that have not been begun, so a member that lost its core
-//! delays the others by the part it had begun and no more. Helpers never sleep here: one that has
+//! Each part is assigned to one member, whose caches still contain what it wrote before. A member
+//! that has finished its own parts takes those that have not been begun, so a member that lost its
+//! core delays the others only by the part it had begun. Helpers never sleep here: one that has
 //! waited too long leaves the run. When the caller has waited too long, all helpers leave and it
 //! finishes alone.
 
@@ -18,15 +18,15 @@ use super::sync::{AtomicUsize, Begun, Ordering, Patience, park};
 const ASLEEP: usize = 1 << (usize::BITS - 1);
 /// A member panicked.
 const BROKEN: usize = 1 << (usize::BITS - 2);
-/// Helpers are to leave.
+/// Helpers must leave.
 const CLOSED: usize = 1 << (usize::BITS - 3);
-/// Parts that are done.
+/// Mask of the number of parts that are done.
 const COUNT: usize = CLOSED - 1;
 
-/// What the members of a run have begun and done.
+/// Progress of the members of a run.
 #[derive(Debug)]
 pub(super) struct Phases {
-    /// The phase in which each part is to be begun next.
+    /// For each part, the phase in which it is to be begun next.
     begun: Box<[PaddedCounter]>,
     /// The number of parts that are done, and the flags above.
     done: PaddedCounter,
@@ -35,12 +35,12 @@ pub(super) struct Phases {
     stall: AtomicUsize,
 }
 
-/// A number with its cache line, and the one that the CPU fetches along with it, to itself.
+/// A counter that has its cache line, and the one that the CPU fetches along with it, to itself.
 #[derive(Debug)]
 #[repr(align(128))]
 struct PaddedCounter(AtomicUsize);
 
-/// One member's part in a common run.
+/// One member's view of a shared run.
 #[derive(Debug)]
 pub(crate) struct Member<'a> {
     /// 0 is the caller.
@@ -63,7 +63,8 @@ impl Phases {
         Self { begun, done: line(), caller: Sleeper::new(), stall: AtomicUsize::new(0) }
     }
 
-    /// Begins a run with the calling thread as its caller; no helper may be in an earlier one.
+    /// Begins a run with the calling thread as its caller; no helper may still be in an
+    /// earlier run.
     pub(super) fn begin(&self) {
         for begun in &self.begun {
             begun.0.store(0, Ordering::Relaxed);
@@ -83,7 +84,7 @@ impl Phases {
         &self.caller
     }
 
-    /// Ends the run for all members.
+    /// Aborts the run for all members.
     pub(super) fn break_off(&self) {
         if self.done.0.fetch_or(BROKEN, Ordering::AcqRel) & ASLEEP != 0 {
             self.caller.wake();
@@ -95,7 +96,7 @@ impl Phases {
         self.done.0.load(Ordering::Acquire) & BROKEN != 0
     }
 
-    /// How long members of this run have waited in vain, in all.
+    /// How long members of this run have waited in vain, in total.
     pub(super) fn stall(&self) -> Duration {
         Duration::from_micros(self.stall.load(Ordering::Relaxed) as u64)
     }
@@ -106,10 +107,10 @@ impl Phases {
         self.done.0.load(Ordering::Relaxed) & ASLEEP != 0
     }
 
-    /// Claims a part of a phase; false if another member has.
+    /// Claims a part of a phase; returns false if another member already has.
     pub(super) fn claim(&self, part: usize, phase: usize) -> bool {
         let begun = &self.begun[part].0;
-        // What earlier phases wrote is seen by the wait for their end.
+        // Relaxed suffices: the wait for the end of earlier phases makes their writes visible.
         begun.load(Ordering::Relaxed) == phase
             && begun
                 .compare_exchange(phase, phase + 1, Ordering::Relaxed, Ordering::Relaxed)
@@ -149,13 +150,13 @@ impl Member<'_> {
         }
     }
 
-    /// A phase over `count` items, all of which are done when the caller goes on. Calls `work` with
-    /// this member's share, and with the shares of members that did not come. A helper may get no
-    /// share at all, and must do nothing between phases.
+    /// Runs a phase over `count` items, all of which are done when the caller continues. Calls
+    /// `work` with this member's share, and with the shares of members that did not arrive. A
+    /// helper may get no share at all, and must do nothing between phases.
     ///
     /// # Panics
     ///
-    /// In the caller, when a helper panicked.
+    /// In the caller, if a helper panicked.
     pub(crate) fn each(&self, count: usize, mut work: impl FnMut(Range<usize>)) {
         let Some(phases) = self.phases else { return work(0..count) };
         let phase = self.phase.replace(self.phase.get() + 1);
@@ -211,7 +212,7 @@ impl Member<'_> {
         }
     }
 
-    /// Whether this member has nothing to wait for.
+    /// Whether this member has nothing left to wait for.
     fn is_over(&self, phases: &Phases, parts: usize) -> bool {
         let seen = phases.done.0.load(Ordering::Acquire);
         if seen & BROKEN != 0 {
@@ -221,7 +222,7 @@ impl Member<'_> {
         self.has_left.get() || seen & COUNT >= parts
     }
 
-    /// Whether a helper is still wanted.
+    /// Whether this member still takes part; a helper may have been dismissed.
     fn goes_on(&self, phases: &Phases) -> bool {
         let seen = phases.done.0.load(Ordering::Relaxed);
         if self.index != 0 && seen & (CLOSED | BROKEN) != 0 {
@@ -231,7 +232,7 @@ impl Member<'_> {
     }
 }
 
-/// Breaks the run off when a part unwinds.
+/// Aborts the run when a part unwinds.
 struct Unfinished<'a>(&'a Phases);
 
 impl Drop for Unfinished<'_> {

@@ -1,7 +1,7 @@
-//! How a caller lends a job that lies on its own stack to a helper, and gets it back.
+//! Lends a job on the caller's own stack to a helper, and takes it back.
 //!
-//! An invitation that the helper has not taken up is withdrawn, so a caller never waits for a thread that
-//! the system does not run.
+//! An invitation that the helper has not taken up is withdrawn, so a caller never waits for a
+//! thread that the system is not running.
 #![allow(unsafe_code, reason = "a job is lent to a thread that outlives it")]
 
 use std::time::Duration;
@@ -11,11 +11,11 @@ use super::sync::{AtomicUsize, Ordering, Patience, Turned, park};
 
 /// Nothing to do.
 const FREE: usize = 0;
-/// A job lies here.
+/// A job is waiting.
 const INVITED: usize = 1;
-/// The helper works on it.
+/// The helper is running the job.
 const BUSY: usize = 2;
-/// The same, and the caller sleeps.
+/// The same, and the caller is asleep.
 const AWAITED: usize = 3;
 /// There will be no more jobs.
 const CLOSED: usize = 4;
@@ -24,7 +24,7 @@ const CLOSED: usize = 4;
 #[derive(Debug)]
 pub(super) struct Seat {
     state: AtomicUsize,
-    /// The caller's while the seat is free, the helper's while it is busy.
+    /// Belongs to the caller while the seat is free, and to the helper while it is busy.
     job: Turned<Option<ErasedTask>>,
 }
 
@@ -35,7 +35,8 @@ pub(super) struct ErasedTask {
     call: unsafe fn(*const (), usize),
 }
 
-// SAFETY: `Job::new` takes only functions that threads may share, and `state` says whose turn it is.
+// SAFETY: `ErasedTask::new` takes only functions that threads may share, and `state` says whose
+// turn it is.
 unsafe impl Send for Seat {}
 // SAFETY: as above.
 unsafe impl Sync for Seat {}
@@ -55,7 +56,7 @@ impl ErasedTask {
 
     /// # Safety
     ///
-    /// The function that the job was made of is alive.
+    /// The function that the job was made from is alive.
     pub(super) unsafe fn run(self, index: usize) {
         // SAFETY: the caller's promise; pointer and function were made together.
         unsafe { (self.call)(self.function, index) };
@@ -67,19 +68,19 @@ impl Seat {
         Self { state: AtomicUsize::new(FREE), job: Turned::new(None) }
     }
 
-    /// Offers a job; the helper must be woken after it.
+    /// Offers a job; the helper must be woken afterwards.
     ///
     /// # Safety
     ///
-    /// The seat is free, one thread at a time invites, and what the job was made of lives until
-    /// [`Seat::recall`] has returned.
+    /// The seat is free, only one thread invites at a time, and what the job was made from lives
+    /// until [`Seat::recall`] has returned.
     pub(super) unsafe fn invite(&self, job: ErasedTask) {
-        // SAFETY: the seat is free, so its helper does not look.
+        // SAFETY: the seat is free, so its helper does not access the job.
         self.job.with_mut(|place| unsafe { *place = Some(job) });
         self.state.store(INVITED, Ordering::Release);
     }
 
-    /// Takes the job back: at once, or when the helper is done with it and wakes the caller.
+    /// Takes the job back: immediately, or when the helper is done with it and wakes the caller.
     /// Returns how long the caller waited in vain.
     pub(super) fn recall(&self) -> Duration {
         let change = |from, to| {
@@ -103,7 +104,7 @@ impl Seat {
         self.state.load(Ordering::Relaxed) == AWAITED
     }
 
-    /// No more jobs; the helper must be woken after it.
+    /// Announces that there are no more jobs; the helper must be woken afterwards.
     pub(super) fn close(&self) {
         self.state.store(CLOSED, Ordering::Release);
     }
@@ -127,7 +128,7 @@ impl Seat {
         }
     }
 
-    /// The helper is done with the job and will not touch it again.
+    /// Records that the helper is done with the job and will not touch it again.
     pub(super) fn leave(&self, caller: &Sleeper) {
         if self.state.swap(FREE, Ordering::AcqRel) == AWAITED {
             caller.wake();

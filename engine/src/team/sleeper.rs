@@ -4,7 +4,7 @@ use std::sync::PoisonError;
 
 use super::sync::{Mutex, Thread, current};
 
-/// The thread to wake. A wake-up that comes while it is awake only makes it look again.
+/// The thread to wake. A wake-up that arrives while it is awake only makes it check again.
 #[derive(Debug)]
 pub(super) struct Sleeper(Mutex<Option<Thread>>);
 

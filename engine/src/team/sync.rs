@@ -1,5 +1,5 @@
-//! What the hand-overs of a team are made of. The models of [`super::model`] replace this file by one
-//! that tries every order in which threads may run.
+//! The primitives behind the hand-overs of a team. The models of `model.rs` replace this
+//! file with one that tries every order in which threads may run.
 
 use std::cell::UnsafeCell;
 pub(super) use std::sync::Mutex;
@@ -9,21 +9,22 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The least that a member waits before it assumes that the others lost their cores: longer than a
-/// core needs to wake up, and a small part of a forward pass.
+/// The minimum time that a member waits before it assumes that the others lost their cores: longer
+/// than a core needs to wake up, and a small part of a forward pass.
 #[cfg(not(miri))]
 const LEAST: Duration = Duration::from_micros(200);
 /// Miri runs everything some thousand times slower, and should still see members run together.
 #[cfg(miri)]
 const LEAST: Duration = Duration::from_secs(5);
-/// The share of the run so far that it waits in addition: some phases have less work than members.
+/// A member also waits for one part in `PART` of the run so far, because some phases have less work
+/// than members.
 const PART: u32 = 8;
-/// How long a helper without work waits for the next.
+/// How long a helper without work waits for the next job.
 const PAUSE: Duration = Duration::from_micros(30);
-/// Iterations of a spin wait between two looks at the clock.
+/// Iterations of a spin wait between two checks of the clock.
 const CHECK_EVERY: u32 = 64;
 
-/// When something began.
+/// The time at which something began.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Begun(Instant);
 
@@ -44,22 +45,22 @@ impl Begun {
 }
 
 impl Patience {
-    /// For members of a run: grows with the time that the run has taken so far.
+    /// For waits on members of a run: grows with the time that the run has taken so far.
     pub(super) fn with_members(run: Begun) -> Self {
         Self { work: Begun::now(), run, least: LEAST, wait: None, turns: 0 }
     }
 
-    /// For a helper that has to return its job.
+    /// For waits on a helper that has to return its job.
     pub(super) fn with_helper() -> Self {
         Self::with_members(Begun::now())
     }
 
-    /// For a caller that may bring the next job.
+    /// For waits on a caller that may bring the next job.
     pub(super) fn with_caller() -> Self {
         Self { least: PAUSE, ..Self::with_helper() }
     }
 
-    /// Spins once; returns whether to go on waiting.
+    /// Spins once; returns whether to keep waiting.
     pub(super) fn lasts(&mut self) -> bool {
         self.turns = self.turns.wrapping_add(1);
         std::hint::spin_loop();
@@ -71,7 +72,7 @@ impl Patience {
         now - wait < self.least + (wait - self.work.0) + (wait - self.run.0) / PART
     }
 
-    /// Whether the wait has hardly begun.
+    /// Whether the wait has only just begun.
     pub(super) fn is_fresh(&self) -> bool {
         self.turns < CHECK_EVERY
     }
@@ -82,7 +83,7 @@ impl Patience {
     }
 }
 
-/// A value that two threads use alternately; another rule keeps them apart.
+/// A value that two threads use alternately; something else keeps them apart.
 #[derive(Debug)]
 pub(super) struct Turned<T>(UnsafeCell<T>);
 
@@ -109,12 +110,13 @@ mod tests {
     const ONE_LOOK: usize = CHECK_EVERY as usize;
     const MANY_LOOKS: usize = 100 * ONE_LOOK;
 
-    /// How often it spins while the clock stands.
+    /// How often it spins while the clock stands still.
     fn spins(patience: &mut Patience) -> usize {
         (0..MANY_LOOKS).take_while(|_| patience.lasts()).count()
     }
 
-    /// It goes on while the clock stands, and is over when this many microseconds have passed.
+    /// The wait continues while the clock stands still, and is over when `longest` microseconds
+    /// have passed.
     async fn ends_within(longest: u64, mut patience: Patience) {
         assert_eq!(spins(&mut patience), MANY_LOOKS, "no time has passed");
         tokio::time::advance(Duration::from_micros(longest)).await;
@@ -122,7 +124,8 @@ mod tests {
         assert!(more < ONE_LOOK, "{more} more spins after {longest} microseconds");
     }
 
-    /// A thread whose partner has lost its core takes another one from the threads that need it.
+    /// A thread that spins because its partner has lost its core takes another core from the
+    /// threads that need it.
     #[tokio::test(start_paused = true)]
     async fn a_wait_in_vain_lasts_a_small_part_of_the_run_however_often_it_spins() {
         for (run, longest) in [(0, 250), (1000, 400), (8000, 1300), (80_000, 10_300)] {

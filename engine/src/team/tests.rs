@@ -1,4 +1,4 @@
-//! Teams and phases with threads of this machine; [`super::model`] tries what it does not show.
+//! Teams and phases on real threads; [`super::model`] covers what these tests do not show.
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,14 +14,14 @@ struct Counter<'a>(&'a AtomicUsize);
 // SAFETY: an atomic.
 unsafe impl DisjointShared for Counter<'_> {}
 
-/// A team whose helpers are asked, however few cores there are.
+/// A team that uses its helpers however few cores there are.
 fn team(size: usize) -> ThreadGroup {
     let pool =
         HelperPool::new(size, size == 2, Trust::new(size - 1)).expect("threads can be started");
     ThreadGroup { pool: Some(pool) }
 }
 
-/// What a member does in each of some phases of ten things.
+/// Items that a member takes in each of `phases` phases of ten items.
 fn shares(member: &Member, phases: usize) -> Vec<Vec<usize>> {
     let mut shares = vec![Vec::new(); phases];
     for share in &mut shares {
@@ -111,7 +111,7 @@ fn helpers_that_come_in_time_do_their_shares() {
     let team = team(2);
     let (count, both) = (AtomicUsize::new(0), Barrier::new(2));
     team.run(&mut [(); 2], Counter(&count), |(), counter, member: &Member| {
-        // Neither begins before the other has come.
+        // Neither begins before the other has arrived.
         both.wait();
         member.each(2, |part| {
             both.wait();
@@ -136,7 +136,7 @@ fn a_batch_is_spread_over_all_members_and_every_item_is_done_once() {
     assert_eq!(items, [1; 100]);
 }
 
-/// Counts two things in a run of a team.
+/// Counts two items in one run of a team.
 fn count_two(team: &ThreadGroup, counter: Counter) {
     team.run(&mut [(); 2], counter, |(), counter, member: &Member| {
         member.each(2, |part| {

@@ -1,6 +1,6 @@
 //! How many helpers a caller uses.
 //!
-//! A core that another program uses as well can delay a run by a whole time slice, however little
+//! A core that is shared with another program can delay a run by a whole time slice, however little
 //! work was left on it. After a run in which members waited in vain, the caller uses half of its
 //! helpers, or none, for a multiple of that wait, and then more again.
 
@@ -23,12 +23,12 @@ pub(super) struct Trust {
 }
 
 impl Trust {
-    /// In `all` helpers.
+    /// Full trust in `all` helpers.
     pub(super) fn new(all: usize) -> Self {
         Self { all, asked: all, doubt: None }
     }
 
-    /// How many to use, at most `most`.
+    /// How many helpers to use, at most `most`.
     pub(super) fn helpers(&mut self, most: usize) -> usize {
         if let Some((until, pause)) = self.doubt
             && Instant::now() >= until
@@ -39,12 +39,12 @@ impl Trust {
         self.asked.min(most)
     }
 
-    /// How many there are.
+    /// How many helpers there are.
     pub(super) fn all(&self) -> usize {
         self.all
     }
 
-    /// Records a run of `asked` helpers in which members waited in vain for `stall`.
+    /// Records a run with `asked` helpers in which members waited in vain for `stall`.
     pub(super) fn learn(&mut self, asked: usize, stall: Duration) {
         if !stall.is_zero() {
             let pause = (stall * BACKOFF).min(LONGEST);

@@ -1,7 +1,7 @@
-//! What a kernel needs of a vector register, so that each kernel is written once.
+//! What a kernel needs from a vector register, so that each kernel is written once.
 //!
-//! Kernels are generic over [`Vector`] and inlined into one function per instruction set, which carries
-//! the `target_feature`; that is what lets the compiler turn each method into one instruction.
+//! Kernels are generic over [`Vector`] and inlined into one function per instruction set, which
+//! carries the `target_feature`; this lets the compiler turn each method into one instruction.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -13,14 +13,14 @@ pub(super) use portable::Four;
 
 /// A register of floats.
 ///
-/// Every method may be called only on a CPU that has the implementor's instructions, and pointers must
-/// be good for [`Vector::LANES`] floats.
+/// Every method may be called only on a CPU that has the implementor's instructions, and pointers
+/// must be valid for [`Vector::LANES`] floats.
 ///
 /// # Safety
 ///
-/// Kernels count on what an implementor says: [`Vector::LANES`] divides a block of 16; `load` reads and
-/// `store` writes that many floats, neither more nor elsewhere, at any alignment; and no method needs
-/// anything of the CPU but the set that kernels of this register are compiled for.
+/// Kernels rely on the implementor's guarantees: [`Vector::LANES`] divides a block of 16; `load`
+/// reads and `store` writes that many floats, no more and nowhere else, at any alignment; and no
+/// method needs CPU features beyond the set that kernels of this register are compiled for.
 #[allow(unsafe_code, reason = "kernels rely on it")]
 pub(super) unsafe trait Vector: Copy {
     /// Floats per register.

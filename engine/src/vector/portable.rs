@@ -1,5 +1,5 @@
-//! Four floats in plain Rust: the twin that the other sets are tested against, and the path of CPUs
-//! without them. Compilers turn it into SSE or NEON.
+//! Four floats in plain Rust: the twin that the other sets are tested against, and the path for
+//! CPUs without them. Compilers turn it into SSE or NEON.
 #![allow(
     clippy::inline_always,
     reason = "inlined into the function that carries the instruction set"
@@ -43,7 +43,7 @@ unsafe impl Vector for Four {
 
     #[inline(always)]
     unsafe fn plus_product(self, left: Self, right: Self) -> Self {
-        // Not `mul_add`: without the instruction it is a call.
+        // Not `mul_add`: without the instruction it is a function call.
         self.zip(left.zip(right, |a, b| a * b), |sum, product| sum + product)
     }
 

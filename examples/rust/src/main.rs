@@ -1,4 +1,4 @@
-//! Asks an imagefleet service for the labels of some images, over one connection.
+//! Gets the labels of some images from an imagefleet service, over one connection.
 //!
 //! ```sh
 //! cargo run -p example -- localhost:5000 docs/seven.png
@@ -30,7 +30,7 @@ async fn main() -> anyhow::Result<()> {
 
     let stream = TcpStream::connect(&address).await.with_context(|| address.clone())?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // The connection is driven beside the requests, and ends when `sender` is dropped.
+    // The connection is driven alongside the requests, and ends when `sender` is dropped.
     let connection = tokio::spawn(connection);
 
     let mut out = std::io::stdout();
@@ -50,7 +50,7 @@ async fn classify(
     host: &str,
     image: Vec<u8>,
 ) -> anyhow::Result<Prediction> {
-    // The picture decides: the model for photos or the one for handwritten digits.
+    // The picture decides between the model for photos and the one for handwritten digits.
     let request = Request::post(format!("{}?{}=auto", wire::path::PREDICT, wire::field::MODEL))
         .header(header::HOST, host)
         .header(header::ACCEPT, "application/json")

@@ -3,8 +3,8 @@
 //! A request that finds every endpoint full waits here until there is room. A [`Permit`] that is
 //! dropped hands its place to the first waiter that can use it, so no later request can take it in
 //! between, and a request that waits for a busy model does not hold up others. Requests are grouped
-//! by the endpoints that they may go to, never by the names that clients wrote, so the work per
-//! request does not grow with what other clients name.
+//! by the endpoints that they may go to, never by the names that clients send, so the work per
+//! request does not grow with the names in other requests.
 //!
 //! The queue absorbs bursts. A standing queue only delays every answer, so the time that requests
 //! may wait in it is cut (as in `CoDel`: Nichols and Jacobson, "Controlling queue delay", 2012). It
@@ -30,7 +30,7 @@ use crate::wanted::{Refusal, Wanted};
 /// In a standing queue, the time that a request may wait is divided by this.
 const STANDING: u32 = 10;
 
-/// How many late waiters are refused before other work gets its turn: each has an answer to write.
+/// Most late waiters refused before other work gets its turn: each refusal is an answer to write.
 const SHED_AT_ONCE: usize = 16;
 
 /// A place on an endpoint, or why there will be none.
@@ -44,7 +44,7 @@ pub struct AdmissionQueue {
     waiting: AtomicUsize,
     limit: usize,
     patience: Duration,
-    /// Where the pool's current snapshot is found. The endpoints in it know this queue.
+    /// The pool's current snapshot, whose endpoints refer to this queue.
     pool: Weak<ArcSwap<Snapshot>>,
 }
 
@@ -53,10 +53,10 @@ pub struct AdmissionQueue {
 struct Queue {
     waiters: BTreeMap<u64, Entry>,
     lines: BTreeMap<Class, BTreeSet<u64>>,
-    /// The snapshot that `lines` was built for, and the first rank that is not in it yet.
+    /// Generation of the snapshot that `lines` was built for, and the first rank not yet in it.
     generation: u64,
     unsorted: u64,
-    /// Requests that ever waited: the rank of the next.
+    /// Number of requests that have ever waited; the rank of the next one.
     joined: u64,
     /// Since when the queue has been non-empty.
     since: Option<Instant>,
@@ -76,7 +76,7 @@ struct Entry {
     slot: Arc<Mutex<Handover>>,
 }
 
-/// What a request left for the queue, or the queue for the request.
+/// What passes between a request and the queue: its waker, then its turn.
 #[derive(Debug, Default)]
 struct Handover {
     waker: Option<Waker>,
@@ -91,52 +91,51 @@ pub struct Waiter {
     slot: Arc<Mutex<Handover>>,
 }
 
-/// The locked queue. Its length is published when it is unlocked, whatever happened meanwhile.
+/// The locked queue. Its length is published when it is unlocked, whatever happened in between.
 struct LockedQueue<'a> {
     queue: MutexGuard<'a, Queue>,
     waiting: &'a AtomicUsize,
 }
 
-/// The waiters whose turn has come. They are woken when this is dropped, so also if handing out
-/// panics.
+/// The waiters whose turn has come. Dropping this wakes them, even if handing out panics.
 #[derive(Default)]
 struct Served(Vec<Waker>);
 
 impl AdmissionQueue {
-    /// A queue in which `limit` requests may wait for the endpoints of a pool. A queue that has stood
-    /// for as long as `patience` is kept short.
+    /// A queue in which `limit` requests may wait for the endpoints of a pool. Once the queue has
+    /// been standing for `patience`, it is kept short.
     pub(crate) fn new(limit: usize, patience: Duration, pool: Weak<ArcSwap<Snapshot>>) -> Self {
         Self { queue: Mutex::default(), waiting: AtomicUsize::new(0), limit, patience, pool }
     }
 
-    /// How many wait.
+    /// Number of waiting requests.
     #[inline]
     pub fn waiting(&self) -> usize {
         self.waiting.load(SeqCst)
     }
 
-    /// Announces the endpoint of this name, which should be ready by then; with `None` it is there, or is
-    /// not expected any more.
+    /// Announces that the endpoint `name` should be ready by `until`; `None` if it has arrived or
+    /// is no longer expected.
     pub(crate) fn expect(&self, name: &str, until: Option<Instant>) {
         let mut queue = self.hold();
         match until {
             Some(until) => drop(queue.expected.insert(name.into(), until)),
             None => drop(queue.expected.remove(name)),
         }
-        // Waiters that have nothing else to wait for are told when the queue looks at them next.
+        // Waiters with nothing else to wait for are refused when the queue is sorted next.
         queue.unsorted = 0;
     }
 
-    /// Whether an endpoint is just starting.
+    /// Whether an endpoint is starting.
     pub(crate) fn expects(&self, now: Instant) -> bool {
         self.hold().expected.values().any(|until| now < *until)
     }
 
-    /// Joins the queue at its end, unless it is too long. Room that became free a moment ago was
-    /// offered to no waiter, so [`AdmissionQueue::serve`] has to follow: see
+    /// Joins the end of the queue; `None` if it is full. Room that became free just before has not
+    /// been offered to this waiter, so [`AdmissionQueue::serve`] has to follow: see
     /// [`crate::View::queue`].
     pub(crate) fn join(self: &Arc<Self>, wanted: &Wanted<'_>, now: Instant) -> Option<Waiter> {
-        // Before the caller looks for room: a thread that makes some from then on sees that it is awaited.
+        // Joins before the caller looks for room: a thread that frees some later sees the waiter.
         let mut queue = self.hold();
         if queue.waiters.len() >= self.limit {
             return None;
@@ -148,8 +147,8 @@ impl AdmissionQueue {
     }
 
     /// Hands out all free room in the order of arrival; `take` chooses one of the endpoints that a
-    /// request may go to. To be called after joining, and when endpoints were added or take more.
-    /// Only a few of those that have waited too long are refused; returns whether more are left.
+    /// request may go to. Call it after joining, and when endpoints were added or take more.
+    /// Refuses only a few of the requests that have waited too long; returns whether more are left.
     #[inline]
     pub fn serve(
         &self,
@@ -162,7 +161,7 @@ impl AdmissionQueue {
         let Some(pool) = self.pool.upgrade() else { return false };
         let mut served = Served::default();
         let mut queue = self.hold();
-        // Asked for while the queue is held, so that the latest counts.
+        // Loaded while the queue is locked, so that the latest one counts.
         let snapshot = pool.load_full();
         queue.expect_no_longer(now);
         let some_are_late = queue.shed_late(now, self.patience, &mut served);
@@ -231,7 +230,7 @@ impl Queue {
         }
     }
 
-    /// Forgets an expectation that was not met in time.
+    /// Forgets expectations that were not met in time.
     fn expect_no_longer(&mut self, now: Instant) {
         let count = self.expected.len();
         self.expected.retain(|_, until| now < *until);
@@ -240,8 +239,8 @@ impl Queue {
         }
     }
 
-    /// Refuses some of the waiters that have waited too long in a standing queue, except those that
-    /// wait for an endpoint that is starting; returns whether more are left.
+    /// Refuses some of the waiters that have waited too long in a standing queue; returns whether
+    /// more are left. While an endpoint is starting, the queue does not count as standing.
     fn shed_late(&mut self, now: Instant, patience: Duration, served: &mut Served) -> bool {
         if !self.expected.is_empty() {
             self.since = self.since.map(|_| now);
@@ -253,7 +252,7 @@ impl Queue {
         self.first_late(now, patience).is_some()
     }
 
-    /// The first waiter, if it has waited too long in a queue that stands.
+    /// The first waiter, if it has waited too long in a standing queue.
     fn first_late(&self, now: Instant, patience: Duration) -> Option<u64> {
         let stood = now.saturating_duration_since(self.since?);
         let (rank, first) = self.waiters.first_key_value()?;
@@ -261,7 +260,7 @@ impl Queue {
         (stood > patience && waited > patience / STANDING).then_some(*rank)
     }
 
-    /// Puts the waiters that came since the last time into their groups, or all of them if the
+    /// Sorts the waiters that joined since the last call into their groups, or all of them if the
     /// groups changed.
     fn sort(&mut self, snapshot: &Snapshot, served: &mut Served) {
         if self.generation != snapshot.generation() {
@@ -278,7 +277,7 @@ impl Queue {
                 }
                 Err(refusal) => {
                     waiter.class = None;
-                    // With the endpoint that is expected all are sorted again.
+                    // All are sorted again when the expected endpoint arrives.
                     if self.expected.is_empty() || !refusal.ends_with_a_start() {
                         in_vain.push((*rank, refusal));
                     }
@@ -291,7 +290,7 @@ impl Queue {
         }
     }
 
-    /// Gives the room of one endpoint to the waiters that came first among those that may go to it.
+    /// Gives the room of one endpoint to the waiters that may go to it, first come first served.
     fn offer(&mut self, snapshot: &Snapshot, endpoint: &Arc<Endpoint>, served: &mut Served) {
         let id = endpoint.id();
         while endpoint.has_room() {
@@ -324,7 +323,8 @@ impl Queue {
                 continue;
             };
             let taken = take(snapshot.class(class), &waiter.wanted());
-            // One that avoids what has room goes on waiting, and lets the next in its line have it.
+            // A waiter that avoids the endpoints with room keeps waiting; the next in line is
+            // tried.
             if taken.is_none() && waiter.avoided.is_empty() {
                 continue;
             }
@@ -344,7 +344,7 @@ impl Entry {
         Wanted { model, count: self.count, key: self.key, avoided }
     }
 
-    /// Hands the request its turn; returns the waiter to wake.
+    /// Hands the request its turn; returns the waker to wake.
     fn hand_over(&self, turn: Turn) -> Option<Waker> {
         let mut slot = locked(&self.slot);
         slot.turn = Some(turn);
@@ -383,7 +383,7 @@ impl Drop for Served {
 }
 
 impl Waiter {
-    /// This request's turn, once it has come; until then `waker` is woken when it does.
+    /// This request's turn, if it has come; otherwise `waker` is woken when it does.
     pub fn take_turn(&self, waker: &Waker) -> Option<Turn> {
         let mut slot = locked(&self.slot);
         let turn = slot.turn.take();
@@ -397,7 +397,7 @@ impl Waiter {
 impl Drop for Waiter {
     fn drop(&mut self) {
         drop(self.queue.hold().remove(self.rank));
-        // A turn that came too late: its room goes to the next, which needs the queue.
+        // A turn that came too late: dropping it hands its room on, which locks the queue.
         let turn = locked(&self.slot).turn.take();
         drop(turn);
     }

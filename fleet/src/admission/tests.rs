@@ -1,4 +1,4 @@
-//! Who gets the room that others leave, one thread at a time and several at once.
+//! Which waiter gets the room that others free, on one thread and on several.
 
 use std::net::SocketAddr;
 use std::thread::{self, Thread};
@@ -13,7 +13,7 @@ use crate::{Endpoint, Event, Pool, Settings};
 const ANY: Wanted<'_> = Wanted { model: None, count: 9, key: None, avoided: &[] };
 const FIRST: Wanted<'_> = Wanted { model: None, count: 1, key: None, avoided: &[] };
 
-/// A queue before some endpoints that take `room` requests each.
+/// A queue in front of endpoints that take `room` requests each.
 struct Door {
     pool: Pool,
     endpoints: Vec<Arc<Endpoint>>,
@@ -35,7 +35,7 @@ impl Door {
         self.pool.queue().join(wanted, now())
     }
 
-    /// Takes all the room that there is.
+    /// Takes all free room.
     fn fill(&self) -> Vec<Permit> {
         let fill = |one: &Arc<Endpoint>| std::iter::from_fn(|| one.try_begin(now())).collect();
         self.endpoints.iter().flat_map(|one| -> Vec<Permit> { fill(one) }).collect()
@@ -61,7 +61,7 @@ fn door(queue: usize, room: &[u32]) -> Door {
     Door::new(queue, Duration::from_mins(10), room)
 }
 
-/// When nothing depends on the time.
+/// A time, for tests that do not depend on it.
 fn now() -> Instant {
     Instant::now()
 }
@@ -97,7 +97,7 @@ fn room_that_was_left_cannot_be_taken_by_one_that_comes_later() {
         assert!(turn(&late).is_none());
     }
     drop(held);
-    // Before the first was even woken, another request arrives on another thread.
+    // Before the first waiter is even woken, another request arrives on another thread.
     assert!(door.endpoints[0].try_begin(now()).is_none());
     let late = door.join(&ANY).expect("room");
     door.serve(now());
@@ -318,7 +318,7 @@ impl std::task::Wake for Unpark {
     }
 }
 
-/// Gets room as a request does, and fails if room was free and none told of it.
+/// Gets room as a request does; panics if room was free and no wake-up came.
 fn acquire(door: &Door) -> Permit {
     if door.waiting() == 0
         && let Some(permit) = first_of(&door.endpoints, &ANY)
@@ -338,9 +338,9 @@ fn acquire(door: &Door) -> Permit {
     }
 }
 
-/// Who leaves room looks whether any wait, who waits has said so and looks for room: of these two looks
-/// at least one finds the other. Under Miri (scripts/sanitize.sh) that is judged by the memory order of
-/// any machine.
+/// A thread that frees room then looks for waiters, and a waiter joins before it looks for room, so
+/// at least one of the two sees the other. Miri (scripts/sanitize.sh) checks this under the memory
+/// order of any machine.
 #[test]
 fn room_that_is_left_while_another_joins_is_seen_by_one_of_the_two() {
     for _ in 0..if cfg!(miri) { 12 } else { 2000 } {
@@ -358,7 +358,7 @@ fn room_that_is_left_while_another_joins_is_seen_by_one_of_the_two() {
 
 #[test]
 fn no_wake_up_is_lost_between_threads() {
-    // Miri tries few, but with the memory order of any machine (scripts/sanitize.sh).
+    // Miri runs few rounds, but under the memory order of any machine (scripts/sanitize.sh).
     let (clients, rounds) = if cfg!(miri) { (3, 6) } else { (6, 2000) };
     let door = door(64, &[1, 1]);
     thread::scope(|scope| {
@@ -374,7 +374,7 @@ fn no_wake_up_is_lost_between_threads() {
     assert_eq!(door.waiting(), 0);
 }
 
-/// A queue before an endpoint that has passed no probe yet.
+/// A queue in front of an endpoint that has passed no probe yet.
 fn unopened() -> Door {
     let settings = Settings { queue: 9, queue_time: Duration::from_mins(1), ..Settings::default() };
     let pool = Pool::new(settings, now());

@@ -1,6 +1,6 @@
 //! What one attempt says about its endpoint, recorded exactly once.
 //!
-//! The head of an answer tells how long the endpoint took; whether the attempt succeeded is known
+//! The head of an answer shows how long the endpoint took; whether the attempt succeeded is known
 //! only with the last byte. An answer that breaks off is a failure like any other, and an attempt
 //! that is abandoned before anything arrived counts with the time that it has waited.
 
@@ -23,8 +23,8 @@ use crate::view::Clock;
 /// How much of an attempt counts for the endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// Everything, a missed deadline too: it is the balancer's own limit, and the endpoint had a
-    /// fair part of it ([`Scope::within`]).
+    /// Everything, including a missed deadline: it is the balancer's own limit, and the endpoint
+    /// had a fair part of it ([`Scope::within`]).
     Everything,
     /// Everything except a missed deadline: an impatient client must not get endpoints ejected.
     NotLateness,
@@ -34,9 +34,9 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// The scope of an attempt that begins when this much time is `left` of the balancer's `limit`.
-    /// An endpoint is held to the limit only if it gets half of it or more: what the client's
-    /// upload, the queue or an earlier attempt has used up is not its fault.
+    /// The scope of an attempt that begins when this much of the balancer's `limit` is `left`. An
+    /// endpoint is held to the limit only if it gets half of it or more: what the client's upload,
+    /// the queue or an earlier attempt has used up is not its fault.
     #[inline]
     #[must_use]
     pub fn within(self, left: Duration, limit: Duration) -> Self {
@@ -50,7 +50,7 @@ impl Scope {
 /// One attempt on an endpoint, which counts as in flight there while this lives.
 #[derive(Debug)]
 pub struct Attempt<C: Clock> {
-    /// `None` once the request has taken its place elsewhere.
+    /// `None` once [`Attempt::into_place`] has taken it.
     permit: Option<Permit>,
     scope: Scope,
     start: Instant,
@@ -60,7 +60,7 @@ pub struct Attempt<C: Clock> {
     clock: C,
 }
 
-/// What operators are told about a failed attempt.
+/// A failed attempt, as reported to operators.
 #[must_use = "operators are to be told"]
 #[derive(Debug)]
 pub struct Notice {
@@ -68,7 +68,7 @@ pub struct Notice {
     pub reason: &'static str,
     /// Whether it says anything about the endpoint or this machine; an impatient client does not.
     pub is_news: bool,
-    /// What became of the endpoint.
+    /// What changed about the endpoint.
     pub changes: Changes,
 }
 
@@ -79,7 +79,7 @@ impl<C: Clock> Attempt<C> {
         Self { permit: Some(permit), scope, start, is_heard: false, is_judged: false, clock }
     }
 
-    /// Where it is made.
+    /// The endpoint that it goes to.
     #[inline]
     #[expect(
         clippy::missing_panics_doc,
@@ -94,7 +94,7 @@ impl<C: Clock> Attempt<C> {
         self.permit.take()
     }
 
-    /// The head of an answer is here.
+    /// Records that the head of an answer has arrived.
     #[inline]
     pub fn answered(
         &mut self,
@@ -111,7 +111,7 @@ impl<C: Clock> Attempt<C> {
             (_, Verdict::Fault) => changes = self.answered_badly(pool, status, now),
             (_, Verdict::Busy) => {
                 self.endpoint().observe_refusal(elapsed, now);
-                // Busy is 429; this one may not be ready at all.
+                // 429 means busy; with 503 the endpoint may not be ready at all.
                 let asks_readiness = pool.settings().asks_readiness;
                 if status == StatusCode::SERVICE_UNAVAILABLE && asks_readiness {
                     self.endpoint().doubt();
@@ -129,7 +129,7 @@ impl<C: Clock> Attempt<C> {
         self.note_failure(pool, Cause::Request, &reason, now)
     }
 
-    /// The answer is complete.
+    /// Records that the answer is complete.
     #[inline]
     pub fn completed(&mut self, pool: &Pool, now: Instant) -> Changes {
         if std::mem::replace(&mut self.is_judged, true) {
@@ -143,7 +143,7 @@ impl<C: Clock> Attempt<C> {
         Changes::default()
     }
 
-    /// There is no answer, or it broke off.
+    /// Records that there is no answer, or that it broke off.
     pub fn failed<A>(&mut self, pool: &Pool, failure: &Failure<A>, now: Instant) -> Option<Notice> {
         let is_late = matches!(failure, Failure::Deadline);
         // A client that sets a deadline of its own and misses it has given up.
@@ -154,7 +154,7 @@ impl<C: Clock> Attempt<C> {
                 ("no answer within the time limit", self.scope == Scope::Everything)
             }
             Failure::Exhausted => (Fault::Exhausted.as_str(), false),
-            // Closing what is idle is no fault.
+            // Closing an idle connection is no fault.
             Failure::Stale { .. } | Failure::NoRoom(_) | Failure::Spent | Failure::Status(_) => {
                 return None;
             }

@@ -1,4 +1,4 @@
-//! Why an attempt brought no usable answer, and what can be done about it.
+//! Why an attempt yielded no usable answer, and what can be done about it.
 
 use http::StatusCode;
 
@@ -17,7 +17,7 @@ pub trait Reply {
     fn is_complete(&self) -> bool;
 }
 
-/// Why an attempt brought no usable answer.
+/// Why an attempt yielded no usable answer.
 #[derive(Debug)]
 pub enum Failure<A> {
     /// No connection: nothing was sent.
@@ -39,7 +39,7 @@ pub enum Failure<A> {
     },
     /// Time ran out.
     Deadline,
-    /// This machine cannot open one more connection.
+    /// This machine cannot open another connection.
     Exhausted,
     /// There is no other endpoint to try.
     NoRoom(Refusal),
@@ -54,16 +54,16 @@ pub enum Failure<A> {
 pub enum Lost {
     /// No endpoint took it.
     Refused(Refusal),
-    /// An endpoint could not be talked to.
+    /// Communication with an endpoint failed.
     Upstream(Fault),
-    /// This machine cannot open one more connection.
+    /// This machine cannot open another connection.
     Exhausted,
     /// Time ran out.
     Deadline,
 }
 
 impl<A> Failure<A> {
-    /// There was no connection, for this reason.
+    /// A failure to connect, for this reason.
     pub fn unreached(fault: Fault) -> Self {
         if fault == Fault::Exhausted { Self::Exhausted } else { Self::Unreached(fault) }
     }
@@ -97,8 +97,8 @@ impl<A> Failure<A> {
 }
 
 impl<A: Reply> Failure<A> {
-    /// Of two failed attempts, keeps the one that tells the client more: an answer more than none,
-    /// and one with `Retry-After` more than one without.
+    /// Of two failed attempts, keeps the one that is more useful to the client: an answer beats
+    /// none, and one with `Retry-After` beats one without.
     #[must_use]
     pub fn or(self, later: Self) -> Self {
         if self.worth() > later.worth() { self } else { later }
@@ -118,7 +118,7 @@ impl<A: Reply> Failure<A> {
     }
 
     /// What is worth keeping during another attempt: everything but an answer that is still
-    /// arriving, which would go on to occupy its endpoint.
+    /// arriving, which would keep occupying its endpoint.
     pub fn kept(self) -> Option<Self> {
         let is_on_its_way = matches!(&self, Self::Status(reply) if !reply.is_complete());
         (!is_on_its_way).then(|| self.without_place())

@@ -1,7 +1,7 @@
-//! The way of one request: admit, attempt, classify, retry or hedge, outcome.
+//! The path of one request: admit, attempt, classify, retry or hedge, outcome.
 //!
-//! A [`Dispatch`] decides and does no work. It says what comes next ([`Step`]); its owner does
-//! that, over a connection or in virtual time, and reports what happened. So the balancer and a
+//! A [`Dispatch`] decides and does no work. It returns the next [`Step`]; the caller carries it
+//! out, over a connection or in virtual time, and reports what happened. So the balancer and a
 //! simulation run the same rules.
 //!
 //! **Retries.** A second attempt goes to another endpoint, only before the client has seen a byte,
@@ -13,13 +13,13 @@
 //! bounded in any case. More endpoints are tried only while they cannot be connected to, which
 //! costs them no work: when most of a fleet is stopped, the first picks may all be gone.
 //!
-//! **Parallel attempts.** The first good answer counts. A *hedge* is sent when an answer takes
-//! longer than nearly all others, only to an endpoint with room, and only as often as
-//! [`crate::Hedging`] allows. A *rescue* is sent when the endpoint falls silent, because it may be
-//! frozen or its host gone. It needs no budget: what an endpoint leaves unanswered when it goes
-//! down is at most what it had in flight. A *detour* connects to another endpoint when connecting
-//! takes long, because a host that has vanished does not even refuse. It needs no budget either:
-//! only one of the two sends the request.
+//! **Parallel attempts.** The first good answer wins. A *hedge* is sent when an answer takes longer
+//! than nearly all others, only to an endpoint with room, and only as often as [`crate::Hedging`]
+//! allows. A *rescue* is sent when the endpoint falls silent, because it may be frozen or its host
+//! gone. It needs no budget: what an endpoint leaves unanswered when it goes down is at most what
+//! it had in flight. A *detour* connects to another endpoint when connecting takes long, because a
+//! host that has vanished does not even refuse. It needs no budget either: only one of the two
+//! sends the request.
 
 mod attempt;
 mod failure;
@@ -38,10 +38,10 @@ use crate::retry::Retry;
 use crate::view::{Clock, View, patience};
 use crate::wanted::{Refusal, Wanted};
 
-/// Endpoints that are tried for one request, not counting those that cannot be connected to; also
-/// how often it is sent.
+/// Most endpoints tried for one request, not counting those that cannot be connected to; also the
+/// most times that it is sent.
 pub const MAX_TRIES: u32 = 2;
-/// Endpoints that may be out of reach for one request before they count as tried.
+/// Most unreachable endpoints per request that do not count as tried.
 const MAX_UNREACHED: usize = 6;
 
 /// What comes next for a request.
@@ -50,11 +50,11 @@ const MAX_UNREACHED: usize = 6;
 pub enum Step<A> {
     /// An attempt on this endpoint; its outcome goes to [`Dispatch::ended`].
     Send(Permit, Why),
-    /// A wait for room, until then; its outcome goes to [`Dispatch::admitted`].
+    /// A wait for room, at most until this time; its outcome goes to [`Dispatch::admitted`].
     Wait(Waiter, Instant),
     /// Waiting for the parallel attempt.
     Pending,
-    /// Nothing: this is the outcome.
+    /// Nothing more: this is the outcome.
     End(Result<A, Lost>),
 }
 
@@ -67,7 +67,7 @@ pub enum Why {
     Retry,
     /// The previous one met a dead idle connection.
     Reconnect,
-    /// The parallel one takes long.
+    /// The parallel one is slow.
     Hedge,
     /// The parallel one is on an endpoint that has fallen silent.
     Rescue,
@@ -75,7 +75,7 @@ pub enum Why {
     Detour,
 }
 
-/// Room on an endpoint, or a place in the queue and until when waiting there makes sense.
+/// Room on an endpoint, or a place in the queue and the time until which waiting makes sense.
 #[derive(Debug)]
 enum Found {
     Room(Permit),
@@ -84,7 +84,7 @@ enum Found {
 
 /// The state of one request.
 ///
-/// Several attempts may run at a time, in futures of one task; they share this state.
+/// Several attempts may run concurrently, as futures of one task; they share this state.
 #[derive(Debug)]
 pub struct Dispatch<A> {
     deadline: Instant,
@@ -92,17 +92,17 @@ pub struct Dispatch<A> {
     /// Endpoints on which an attempt failed.
     tried: RefCell<Vec<EndpointId>>,
     unreached: Cell<usize>,
-    /// How often it was sent.
+    /// How many times it was sent.
     sends: Cell<u32>,
-    /// Whether a connection broke. The last attempt then does not use an idle connection.
+    /// Whether a connection broke. If so, no further attempt uses an idle connection.
     has_broken: Cell<bool>,
     /// When the attempt that is connecting starts to count as slow.
     connect_due: Cell<Option<Instant>>,
-    /// Whether two attempts exist of which only one may send.
+    /// Whether there are two attempts of which only one may send.
     has_detour: Cell<bool>,
     /// Attempts that are running, or wait for room.
     under_way: Cell<u32>,
-    /// Why room is waited for.
+    /// Why the request waits for room.
     waits: Cell<Why>,
     /// How the parallel attempt ended.
     beside: RefCell<Option<Failure<A>>>,
@@ -114,7 +114,7 @@ pub struct Dispatch<A> {
 }
 
 impl<A: Reply> Dispatch<A> {
-    /// A request whose answer has no value after `deadline`, and which may be tried this many
+    /// A request whose answer has no value after `deadline`, and which may be tried `max_tries`
     /// times.
     #[inline]
     pub fn new(deadline: Instant, max_tries: u32) -> Self {
@@ -142,7 +142,8 @@ impl<A: Reply> Dispatch<A> {
         self.sends.get() < self.max_tries
     }
 
-    /// It is about to be sent over an open connection; the error says why that is not allowed.
+    /// Counts a send over an open connection before it happens; the error says why it is not
+    /// allowed.
     #[inline]
     pub fn take_send(&self, now: Instant) -> Result<(), Failure<A>> {
         if now >= self.deadline {
@@ -156,12 +157,12 @@ impl<A: Reply> Dispatch<A> {
         Ok(())
     }
 
-    /// An attempt begins to connect to `endpoint`.
+    /// Records that an attempt begins to connect to `endpoint`.
     pub fn connects(&self, endpoint: &Endpoint, now: Instant) {
         self.connect_due.set(Some(now + endpoint.connect_patience()));
     }
 
-    /// The attempt that was connecting is connected, or will not be.
+    /// Records that the attempt that was connecting is connected, or has failed to connect.
     pub fn has_connected(&self) {
         self.connect_due.set(None);
     }
@@ -172,8 +173,9 @@ impl<A: Reply> Dispatch<A> {
         self.connect_due.get()
     }
 
-    /// The connection over which it was sent broke. Returns whether that says nothing: one that
-    /// `was_idle` may have been closed before the request arrived, which may then be sent again.
+    /// Records that the connection over which it was sent broke. Returns whether that proves
+    /// nothing: one that `was_idle` may have been closed before the request arrived, so the request
+    /// may be sent again.
     pub fn broke(&self, fault: Fault, was_idle: bool) -> bool {
         self.has_broken.set(true);
         was_idle && fault.is_unanswered() && self.may_send()
@@ -208,7 +210,7 @@ impl<A: Reply> Dispatch<A> {
         }
     }
 
-    /// The wait for room is over, with this result.
+    /// Continues after a wait for room that ended with this result.
     pub fn admitted<R: Rng, C: Clock>(
         &self,
         view: &View<R, C>,
@@ -217,7 +219,7 @@ impl<A: Reply> Dispatch<A> {
         now: Instant,
     ) -> Step<A> {
         let failure = match turn {
-            // It may have been called long ago, as when the whole machine stood still.
+            // The turn may have come long ago, for example if the whole machine was paused.
             Ok(_) if now >= self.deadline => Failure::Deadline,
             Ok(permit) => return Step::Send(permit, self.waits.get()),
             Err(refusal) => Failure::NoRoom(refusal),
@@ -232,7 +234,7 @@ impl<A: Reply> Dispatch<A> {
         }
     }
 
-    /// An attempt on this endpoint ended, while this many requests are `active`.
+    /// Continues after an attempt on `endpoint` ended, while this many requests are `active`.
     #[inline]
     pub fn ended<R: Rng, C: Clock>(
         &self,
@@ -262,7 +264,7 @@ impl<A: Reply> Dispatch<A> {
     ) -> Step<A> {
         drop(self.retry.take());
         self.unreached.set(self.unreached.get() + usize::from(failure.was_unreached()));
-        // One that has sent nothing, because the other had, may still be worth a try.
+        // An endpoint that was sent nothing, because the other was, may still be worth a try.
         let endpoint = endpoint.filter(|_| !matches!(failure, Failure::Spent));
         let failure = match self.beside.take() {
             Some(before) => before.or(failure),
@@ -291,7 +293,7 @@ impl<A: Reply> Dispatch<A> {
     }
 
     /// The next step of a request that met a dead idle connection: to another endpoint with room,
-    /// or again in its place.
+    /// or to the same place again.
     fn send_again<R: Rng, C: Clock>(
         &self,
         view: &View<R, C>,
@@ -323,7 +325,7 @@ impl<A: Reply> Dispatch<A> {
             return match view.pick(&untried, now) {
                 Ok(permit) => Some(Found::Room(permit)),
                 Err(_) if view.has_untried(&untried) => self.line_up(view, &untried, now).ok(),
-                // The same once more.
+                // Endpoints that were tried, once more.
                 Err(_) if tried.len() < self.max_tries as usize => {
                     self.seek(view, wanted, now).ok()
                 }
@@ -339,7 +341,7 @@ impl<A: Reply> Dispatch<A> {
         })
     }
 
-    /// Keeps what the client is told if nothing better comes.
+    /// Keeps the outcome that the client gets if nothing better comes.
     fn keep(&self, failure: Failure<A>, goes_on: bool) {
         let failure = if goes_on { failure.kept() } else { Some(failure) };
         let best = match (self.best.take(), failure) {
@@ -349,7 +351,7 @@ impl<A: Reply> Dispatch<A> {
         self.best.replace(best);
     }
 
-    /// Nothing is left to try.
+    /// Ends a request for which nothing is left to try.
     fn give_up(&self) -> Step<A> {
         Step::End(self.best.take().unwrap_or(Failure::Spent).give_up())
     }
@@ -407,7 +409,7 @@ impl<A: Reply> Dispatch<A> {
         })
     }
 
-    /// Room for an attempt beside the one on `first`, where none has failed yet.
+    /// Room for an attempt beside the one on `first`, on an endpoint where none has failed.
     fn pick_beside<R: Rng, C: Clock>(
         &self,
         first: EndpointId,

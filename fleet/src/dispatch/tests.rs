@@ -1,4 +1,4 @@
-//! Which steps follow each other where two attempts go on at a time.
+//! The order of steps when two attempts run concurrently.
 
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -27,7 +27,7 @@ impl Clock for Still {
     }
 }
 
-/// An answer that is here completely.
+/// A complete answer.
 #[derive(Debug)]
 struct Answer(StatusCode);
 
@@ -57,7 +57,7 @@ fn view(endpoints: u16, now: Instant) -> View<SmallRng, Still> {
     View::new(Arc::new(fleet), SmallRng::seed_from_u64(1), Still(now))
 }
 
-/// Asks until it is answered, as a thread of the balancer does.
+/// Dispatches a request until it gets room or is refused, as a thread of the balancer does.
 fn ask(view: &View<SmallRng, Still>, now: Instant) -> Result<(), Refusal> {
     let dispatch: Dispatch<Answer> = Dispatch::new(now + Duration::from_mins(1), 1);
     let waiter = match dispatch.admit(view, &ANY, now) {
@@ -73,8 +73,8 @@ fn ask(view: &View<SmallRng, Still>, now: Instant) -> Result<(), Refusal> {
     }
 }
 
-/// A request finds either the endpoint that has come or that it is expected, whenever it looks, and so does the
-/// queue when it looks for the requests in it.
+/// Whenever a request looks, it finds either the endpoint or that it is expected. So does the queue
+/// when it looks on behalf of its waiters.
 #[test]
 fn while_an_expected_endpoint_comes_no_request_is_refused() {
     let now = Instant::now();
@@ -109,7 +109,7 @@ fn while_an_expected_endpoint_comes_no_request_is_refused() {
     }
 }
 
-/// As when a worker's process has ended and is started again.
+/// The case of a worker whose process has ended and is started again.
 #[test]
 fn while_an_endpoint_goes_that_is_expected_back_no_request_is_refused() {
     let now = Instant::now();
@@ -148,15 +148,15 @@ fn no_request_passes_those_that_wait_although_there_is_room_for_it() {
     let request = || Dispatch::<Answer>::new(now + Duration::from_secs(10), MAX_TRIES);
     let Step::Send(_first, _) = request().admit(&view, &ANY, now) else { panic!("no room") };
     let Step::Wait(second, _) = request().admit(&view, &ANY, now) else { panic!("room") };
-    // Room that nothing has been told of yet.
+    // Room that has not been offered to any waiter yet.
     endpoint.set_limit(2);
     let Step::Wait(third, _) = request().admit(&view, &ANY, now) else { panic!("it passed") };
     let _second = second.take_turn(Waker::noop()).expect("its turn").expect("room");
     assert!(third.take_turn(Waker::noop()).is_none(), "there is room for one");
 }
 
-/// Of two that connect beside each other the later one could not send, and then the other has failed: the first
-/// one, the other, what comes next, and the dispatch.
+/// Two attempts connect in parallel; the later one may not send, then the other fails. Returns the
+/// first endpoint, the other one, the permit of the next attempt, and the dispatch.
 fn after_a_detour(
     view: &View<SmallRng, Still>,
     now: Instant,
@@ -205,7 +205,7 @@ fn an_endpoint_is_held_to_a_time_limit_only_if_it_had_half_of_it() {
         let notice = attempt.failed(pool, &Failure::<Answer>::Deadline, now + left);
         notice.is_some_and(|notice| notice.is_news)
     };
-    // The client took the rest to upload its picture.
+    // The client spent the rest uploading its picture.
     assert!((0..20).all(|_| !late(Duration::from_millis(20))));
     assert!(endpoint.state().is_available());
     assert_eq!(endpoint.counters().failed.load(Relaxed), 0);

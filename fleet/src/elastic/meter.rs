@@ -1,6 +1,6 @@
-//! How busy a fleet is: samples of what is in flight.
+//! How busy a fleet is: samples of the requests in flight.
 //!
-//! The counts that are sampled exist anyway, so that no request costs more because of it.
+//! The sampled counts exist anyway, so sampling adds no cost per request.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,12 +12,12 @@ use crate::latency::{self, Counts};
 
 /// Time between two samples.
 pub const SAMPLE: Duration = Duration::from_millis(20);
-/// Samples for each observation: half a second.
+/// Samples per observation: half a second.
 pub const SAMPLES: u32 = 25;
 /// The share of the requests whose latency counts.
 const QUANTILE: f64 = 0.95;
 
-/// What is in flight and waits, sample by sample.
+/// Sums up the requests in flight and waiting, sample by sample.
 #[derive(Debug)]
 pub struct Meter {
     threads: u32,
@@ -26,12 +26,12 @@ pub struct Meter {
     busy: f64,
     on_workers: f64,
     in_line: f64,
-    /// What each worker had answered when it was last looked at: in all, and of no use to a client.
+    /// What each worker had answered at the last reading: in all, and of no use to a client.
     answered: HashMap<EndpointId, [Counts; 2]>,
 }
 
 impl Meter {
-    /// Of workers with so many threads each; `has_latency` if it is to be known as well.
+    /// A meter for workers with this many threads each; `has_latency` has it measure latency too.
     pub fn new(threads: usize, has_latency: bool) -> Self {
         Self {
             threads: u32::try_from(threads).unwrap_or(u32::MAX),
@@ -69,15 +69,15 @@ impl Meter {
         Observation { busy, waiting: on_workers + in_line, latency, ..size }
     }
 
-    /// How long useful answers took: on a worker, and in line before that, where by Little's law the
-    /// time is the length of the line per answered request. A flood of requests that are refused in
-    /// no time makes the others no faster.
+    /// How long useful answers took: on a worker, and in line before that, where by Little's law
+    /// the time is the length of the line per answered request. A flood of requests that are
+    /// refused immediately does not make the others look faster.
     fn latency(&mut self, workers: &[Arc<Endpoint>], in_line: f64) -> Option<Duration> {
         let mut before = std::mem::take(&mut self.answered);
         let [mut all, mut useless]: [Counts; 2] = [std::array::from_fn(|_| 0); 2];
         for worker in workers {
             let answered = worker.counters().answered();
-            // What is not known was there before it was looked at.
+            // The earlier answers of a worker that is seen for the first time do not count.
             let earlier = before.remove(&worker.id()).unwrap_or(answered);
             for (sums, (now, then)) in
                 [&mut all, &mut useless].into_iter().zip(answered.iter().zip(&earlier))

@@ -1,18 +1,18 @@
 //! How many workers there should be: a fleet that grows and shrinks with its load.
 //!
-//! One pure function, [`Scaler::next`], maps what is remembered and observed to what to do next,
-//! and why. It reads no clock and starts nothing, so the balancer, which runs processes, and a
-//! simulation, which only models them, decide alike.
+//! One pure function, [`Scaler::next`], maps what is remembered and observed to the next decision
+//! and its reason. It reads no clock and starts nothing, so the balancer, which runs processes, and
+//! a simulation, which only models them, decide alike.
 //!
 //! Growing is quick and shrinking is slow, because too few workers cost answers and too many cost
-//! only memory. The thresholds lie apart: a fleet that has just grown is about 60 % busy, grows
+//! only memory. The thresholds are far apart: a fleet that has just grown is about 60 % busy, grows
 //! again above 75 %, and loses a worker only if the others would be at most 50 % busy. Under a
 //! constant load it therefore settles on one size. Where the load comes in waves, a worker that is
 //! needed again soon after it was stopped doubles the time until the next one is stopped.
 //!
-//! The fleet is multiplied by measured over target utilisation, as Kubernetes' horizontal
-//! autoscaler does it, and at most doubled at a time: a fleet that is full does not show how much
-//! more would have come.
+//! The fleet is multiplied by measured over target utilisation, as in Kubernetes' horizontal
+//! autoscaler, and at most doubled in one step: a full fleet does not show how much more load there
+//! would have been.
 
 mod meter;
 mod reason;
@@ -31,7 +31,7 @@ const AIM: f64 = 0.6;
 const HIGH: f64 = 0.75;
 /// It shrinks if the remaining workers are no busier than this.
 const LOW: f64 = 0.5;
-/// Waiting requests for each that is being computed, above which it grows soon.
+/// Waiting requests per thread of the available workers, above which it grows soon.
 const LONG_QUEUE: f64 = 4.0;
 /// Below this utilisation latency is not caused by too few workers.
 const SOME_LOAD: f64 = 0.3;
@@ -39,25 +39,25 @@ const SOME_LOAD: f64 = 0.3;
 const WELL_BELOW: f64 = 0.8;
 /// How long utilisation or latency must be high before it grows.
 pub const GROW_AFTER: Duration = Duration::from_millis(1500);
-/// How long the queue must be long.
+/// How long the queue must have been long before it grows.
 pub const QUEUE_AFTER: Duration = Duration::from_millis(500);
-/// Each further worker is stopped after this part of the calm time.
+/// Each further worker is stopped after the calm time divided by this.
 const NEXT_GOES: u32 = 3;
-/// Utilisation is averaged over this part of the calm time before a worker is stopped.
+/// Utilisation is averaged over the calm time divided by this before a worker is stopped.
 const AVERAGED: u32 = 6;
-/// After a longer time without an observation, earlier ones are forgotten.
+/// After a longer gap between observations, the earlier ones are forgotten.
 const GAP: Duration = Duration::from_secs(5);
-/// How often the calm time is doubled at most.
+/// Most times that the calm time is doubled.
 const MAX_REGRETS: u32 = 4;
 /// Most workers of a range.
 pub const MAX_WORKERS: usize = 1024;
 
-/// From how many workers to how many.
+/// The fewest and the most workers of a fleet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WorkerRange {
     /// The fewest workers, however light the load.
     pub min: usize,
-    /// The most workers, those that are stopping included.
+    /// The most workers, including those that are stopping.
     pub max: usize,
 }
 
@@ -124,7 +124,7 @@ impl Display for WorkerRange {
 pub struct Rules {
     /// How many workers there may be.
     pub range: WorkerRange,
-    /// Requests that a worker computes at a time.
+    /// Requests that a worker computes concurrently.
     pub threads: usize,
     /// How long there must have been too many workers before one is stopped.
     pub shrink_after: Duration,
@@ -132,7 +132,7 @@ pub struct Rules {
     pub latency: Option<Duration>,
 }
 
-/// The fleet over the last moment: half a second is good.
+/// The fleet as observed over a short period; half a second is a good choice.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Observation {
     /// Workers that take requests.
@@ -147,7 +147,7 @@ pub struct Observation {
     pub stopping: usize,
     /// Requests that were being computed, on average.
     pub busy: f64,
-    /// Requests that waited, on average: for a worker, or on one.
+    /// Requests that waited, on average, for a worker or on one.
     pub waiting: f64,
     /// The time within which 95 % of the requests were answered, if there were any.
     pub latency: Option<Duration>,
@@ -209,7 +209,7 @@ impl Scaler {
     #[must_use]
     pub fn next(self, seen: &Observation, rules: &Rules, now: Instant) -> (Self, Decision) {
         let mut next = self.averaged(seen, rules, now);
-        // A queue that becomes shorter is being worked off: what is there may be enough.
+        // A shrinking queue is being worked off: the current workers may be enough.
         let is_growing = seen.waiting >= self.waiting;
         next.waiting = seen.waiting;
         let missing = rules.range.min.saturating_sub(seen.size());
@@ -238,7 +238,7 @@ impl Scaler {
         let memory = (rules.shrink_after / AVERAGED).as_secs_f64();
         let age = self.seen_at.map(|at| now.saturating_duration_since(at));
         if age.is_some_and(|age| age > GAP) {
-            // The whole machine may have stood still. What was between is not known.
+            // The whole machine may have been paused. Nothing is known about the gap.
             (self.pressed_since, self.goes_at) = (None, None);
         }
         self.busy = match age {
@@ -249,7 +249,7 @@ impl Scaler {
             Some(_) | None => seen.busy,
         };
         if self.available != seen.available {
-            // How busy they are now is to be seen first.
+            // First observe how busy the new number of workers is.
             self.pressed_since = None;
         }
         (self.seen_at, self.available) = (Some(now), seen.available);
@@ -269,7 +269,7 @@ impl Scaler {
             return Decision::Keep(pressure.reason());
         }
         if seen.failing > 0 {
-            // The next one would not start either; it is tried again, and again later each time.
+            // Another one would not start either; the failing one is retried, later each time.
             return Decision::Keep(Reason::NoStart);
         }
         let wanted = pressure.wanted(seen, rules);
@@ -352,7 +352,7 @@ fn pressure(seen: &Observation, rules: &Rules, is_growing: bool) -> Option<Press
 }
 
 impl Pressure {
-    /// How long it must have lasted.
+    /// How long it must have lasted before the fleet grows.
     fn patience(self) -> Duration {
         match self {
             Self::Queue(_) => QUEUE_AFTER,
@@ -380,7 +380,7 @@ impl Pressure {
     }
 }
 
-/// The part of what so many workers can do at a time.
+/// The busy share of the capacity of this many workers.
 fn share(busy: f64, workers: usize, threads: usize) -> f64 {
     busy / ((workers * threads).max(1)) as f64
 }

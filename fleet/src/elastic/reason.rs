@@ -1,4 +1,4 @@
-//! Why a fleet has the size that it has, in an operator's words.
+//! Why a fleet has its current size, worded for operators.
 
 use std::fmt::{self, Display};
 use std::time::Duration;
@@ -14,7 +14,7 @@ pub enum Reason {
     Latency(Duration),
     /// There are fewer than the minimum.
     BelowMinimum,
-    /// Fewer are enough, and this busy then.
+    /// Fewer are enough.
     Enough {
         /// How many are left.
         workers: usize,

@@ -1,4 +1,4 @@
-//! The decision under loads of all kinds, on a model of the processes that it starts and stops.
+//! Scaling decisions under all kinds of load, on a model of the processes that they start and stop.
 
 use proptest::prelude::*;
 
@@ -6,7 +6,7 @@ use super::*;
 
 const PERIOD: Duration = Duration::from_millis(500);
 const SHRINK_AFTER: Duration = Duration::from_secs(30);
-/// Answers a second of one worker.
+/// Answers per second of one worker.
 const RATE: f64 = 50.0;
 
 fn rules(min: usize, max: usize) -> Rules {
@@ -19,11 +19,11 @@ struct Model {
     rules: Rules,
     scaler: Scaler,
     now: Instant,
-    /// How long a worker takes to start; none if it never does.
+    /// How long a worker takes to start; `None` if it never does.
     start: Option<Duration>,
-    /// When each worker takes requests.
+    /// When each worker starts to take requests.
     ready: Vec<Option<Instant>>,
-    /// When those end that have been told to.
+    /// When the stopping workers end.
     stopping: Vec<Instant>,
     waiting: f64,
     last: Observation,
@@ -38,7 +38,8 @@ impl Model {
         Self { rules, scaler, now, start: Some(start), ready, stopping, waiting, last }
     }
 
-    /// What is seen of it under this load, in workers that it keeps busy.
+    /// Advances by one period and observes the fleet under a load, given as the number of workers
+    /// that it keeps busy.
     fn observe(&mut self, load: f64) -> Observation {
         self.now += PERIOD;
         self.stopping.retain(|end| *end > self.now);
@@ -59,7 +60,7 @@ impl Model {
         }
     }
 
-    /// Half a second under a load.
+    /// Simulates half a second under a load.
     fn step(&mut self, load: f64) -> Decision {
         let seen = self.observe(load);
         let (scaler, decision) = self.scaler.next(&seen, &self.rules, self.now);
@@ -79,14 +80,14 @@ impl Model {
         decision
     }
 
-    /// This long under a load; tells what was done.
+    /// Runs for this long under a load; returns the decisions that changed something.
     fn run(&mut self, time: Duration, load: f64) -> Vec<Decision> {
         let steps = time.as_millis() / PERIOD.as_millis();
         let all = (0..steps).map(|_| self.step(load));
         all.filter(|decision| !matches!(decision, Decision::Keep(_))).collect()
     }
 
-    /// Steps until something is done.
+    /// Number of steps until a decision changes something.
     fn steps_until_change(&mut self, load: f64, most: usize) -> usize {
         (1..=most)
             .find(|_| !matches!(self.step(load), Decision::Keep(_)))
@@ -115,7 +116,7 @@ fn check(model: &Model, decision: Decision, before: &Observation) {
     }
 }
 
-/// Loads one after another: for how many seconds, and how many workers each keeps busy.
+/// Loads in sequence: for how many seconds each lasts, and how many workers it keeps busy.
 fn histories() -> impl Strategy<Value = Vec<(u64, f64)>> {
     prop::collection::vec((1..90_u64, 0.0..12.0), 1..12)
 }
@@ -133,7 +134,7 @@ proptest! {
     ) {
         let mut model = Model::new(rules(min, min + more), Duration::from_millis(start));
         for ((seconds, load), fails) in history.into_iter().zip(fails) {
-            // What does not start in one part of the history starts in another.
+            // Workers that fail to start in one part of the history start in another.
             model.start = (!fails).then(|| Duration::from_millis(start));
             if !fails {
                 let ready = model.now + Duration::from_millis(start);
@@ -202,7 +203,7 @@ fn a_worker_that_does_not_start_counts_and_no_other_is_tried_meanwhile() {
     let changes = model.run(Duration::from_mins(10), 4.0);
     assert!(matches!(changes[..], [Decision::Grow(1, _)]), "{changes:?}");
     assert_eq!(model.step(4.0), Decision::Keep(Reason::NoStart));
-    // Without a load it goes first.
+    // Without load, the failing worker is stopped first.
     model.waiting = 0.0;
     let changes = model.run(Duration::from_mins(2), 0.1);
     assert!(matches!(changes[..], [Decision::Shrink(_)]), "{changes:?}");

@@ -22,12 +22,11 @@ pub struct Counters {
     pub ejections: AtomicU64,
     /// Probes that failed.
     pub probes_failed: AtomicU64,
-    /// Nanoseconds of all answered attempts.
+    /// Total nanoseconds that answered attempts took.
     pub latency_sum: AtomicU64,
     /// How long answered attempts took.
     pub latency: Latency,
-    /// How long those of them took whose answers were of no use to a client: refusals, and faults of
-    /// the request itself.
+    /// How long attempts took that were of no use to a client: refusals, and faults of the request.
     useless: Latency,
 }
 
@@ -40,7 +39,7 @@ impl Counters {
 
     /// Counts the time of an answered attempt whose answer is of no use to a client.
     pub(crate) fn observe_useless(&self, elapsed: Duration) {
-        // In this order, so that none is missing from all of them.
+        // In this order, so that no useless answer is missing from the total.
         self.observe(elapsed);
         self.useless.observe(elapsed);
     }

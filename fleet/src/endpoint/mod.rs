@@ -1,8 +1,8 @@
 //! One worker address and everything the balancer knows about it.
 //!
-//! Every thread reads and writes an [`Endpoint`] on the request path, so what changes there is
-//! atomic and nothing waits: its [`room`], and how fast it is ([`pace`]). Only changes of its
-//! [`State`] take a lock ([`standing`]), and those are rare. An endpoint owns no socket.
+//! Every thread reads and writes an [`Endpoint`] on the request path, so the parts that change
+//! there are atomic and nothing waits: its [`room`], and how fast it is ([`pace`]). Only changes of
+//! its [`State`] take a lock ([`standing`]), and those are rare. An endpoint owns no socket.
 
 mod counters;
 mod pace;
@@ -50,20 +50,20 @@ pub struct Endpoint {
     limit: AtomicU32,
     weight: AtomicU32,
     reported_queue: AtomicU32,
-    /// When it was reported, nanoseconds after `born`.
+    /// When it was reported, in nanoseconds after `born`.
     reported_at: AtomicU64,
     time: ServiceTime,
-    /// How long connecting takes, in nanoseconds: an eighth of the latest, and the rest of before.
+    /// How long connecting takes, in nanoseconds: moving average, the latest counts an eighth.
     connect_time: AtomicU64,
     vain: Mutex<Vain>,
-    /// When its slow start began, nanoseconds after `born`; 0 when it is over.
+    /// When its slow start began, in nanoseconds after `born`; 0 when it is over.
     warming_since: AtomicU64,
     /// How long its slow start lasts, in nanoseconds.
     warming_for: AtomicU64,
     state: Mutex<State>,
     /// Whether a success would change `state`; spares the request path its lock.
     is_troubled: AtomicBool,
-    /// Whether its process is known not to run, so that what answers at its address is another.
+    /// Whether its process is known not to be running: whatever answers at its address is another.
     is_absent: AtomicBool,
     /// Whether it is down by its probes.
     is_down: AtomicBool,
@@ -91,7 +91,7 @@ impl Endpoint {
         Self::with_queue(id, name, address, state, now, None)
     }
 
-    /// An endpoint in `state`, born at `now`, whose room is handed to those in `queue`.
+    /// An endpoint in `state`, born at `now`, whose room is handed to the waiters in `queue`.
     pub(crate) fn with_queue(
         id: EndpointId,
         name: &str,

@@ -1,4 +1,4 @@
-//! How fast an endpoint is: what its answers, its silence and its own reports say.
+//! How fast an endpoint is, according to its answers, its silence and its own reports.
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
@@ -16,7 +16,8 @@ use crate::state::Limits;
 const FAILURE_COST: Duration = Duration::from_secs(1);
 /// How long a reported queue counts as current.
 const NEWS: Duration = Duration::from_secs(5);
-/// Connecting counts as slow after this multiple of its usual time, and not before.
+/// Connecting counts as slow after this multiple of its usual time, but not before
+/// [`LEAST_CONNECT`].
 const SLOW_CONNECT: u32 = 8;
 const LEAST_CONNECT: Duration = Duration::from_millis(50);
 /// The smallest part of its share that an endpoint takes during its slow start.
@@ -28,8 +29,8 @@ impl Endpoint {
         self.reported_queue.load(Relaxed)
     }
 
-    /// The queue that the worker last reported, if that is recent: an endpoint without requests
-    /// reports nothing, and must not be avoided because of an old report.
+    /// The queue that the worker last reported, if the report is recent, otherwise 0: an endpoint
+    /// without requests reports nothing, and must not be avoided because of an old report.
     pub fn queue_of_late(&self, now: Instant) -> u32 {
         let queue = self.reported_queue();
         let age = self.since_birth(now).saturating_sub(self.reported_at.load(Relaxed));
@@ -50,34 +51,34 @@ impl Endpoint {
         }
     }
 
-    /// A useful answer took this long.
+    /// Records how long a useful answer took.
     #[inline]
     pub fn observe(&self, elapsed: Duration, now: Instant) {
         self.counters.observe(elapsed);
         self.time.observe(elapsed, self.since_birth(now));
     }
 
-    /// An answer that is useless to a client, through no fault of the endpoint, took this long: it
-    /// is no evidence that useful ones are as fast.
+    /// Records how long an answer took that is useless to a client, through no fault of the
+    /// endpoint: it is no evidence that useful ones are as fast.
     pub fn observe_useless(&self, elapsed: Duration, now: Instant) {
         self.counters.observe_useless(elapsed);
         self.time.observe_useless(elapsed, self.since_birth(now));
     }
 
-    /// An answer that says the endpoint is overloaded took this long: it counts as a slow one,
+    /// Records how long the refusal of an overloaded endpoint took. It counts as a slow answer,
     /// however fast it came.
     pub fn observe_refusal(&self, elapsed: Duration, now: Instant) {
         self.counters.observe_useless(elapsed);
         self.observe_failure(elapsed, now);
     }
 
-    /// A request failed: counts as a slow answer.
+    /// Records a failed request, which counts as a slow answer.
     pub fn observe_failure(&self, elapsed: Duration, now: Instant) {
         self.time.observe_useless(elapsed.max(FAILURE_COST), self.since_birth(now));
     }
 
-    /// A request that had been waiting since `began` was abandoned; it counts with the time that it
-    /// has waited.
+    /// Records that a request which had been waiting since `began` was abandoned; it counts with
+    /// the time that it has waited.
     pub fn observe_abandoned(&self, began: Instant, now: Instant) {
         let (from, to) = (self.since_birth(began), self.since_birth(now));
         let usual = self.time.estimate(to, false).nanoseconds();
@@ -86,7 +87,8 @@ impl Endpoint {
         vain.add(from, to, self.time.answered_at(), usual);
     }
 
-    /// Whether the abandoned requests show that it hangs. They count once.
+    /// Whether the abandoned requests show that it hangs. If so, they are forgotten: they count
+    /// once.
     pub(crate) fn hangs(&self, limits: &Limits) -> bool {
         let mut vain = self.vain.lock().unwrap_or_else(PoisonError::into_inner);
         let hangs = vain.is_enough(self.time.answered_at(), limits);
@@ -96,7 +98,7 @@ impl Endpoint {
         hangs
     }
 
-    /// Connecting took this long. Two threads may race here and lose one sample.
+    /// Records how long connecting took. Two threads may race here and lose one sample.
     pub fn observe_connect(&self, elapsed: Duration) {
         let (before, sample) = (self.connect_time.load(Relaxed), nanoseconds(elapsed));
         let next = if before == 0 { sample } else { before - before / 8 + sample / 8 };
@@ -115,14 +117,14 @@ impl Endpoint {
         self.time.estimate(self.since_birth(now), self.in_flight.load(Relaxed) > 0)
     }
 
-    /// The service time as of `now`, in nanoseconds; 0 if it is unknown. It decays while nothing is
-    /// heard, so that an endpoint which was slow once is tried again.
+    /// The service time as of `now`, in nanoseconds; 0 if it is unknown. It decays while there are
+    /// no answers, so that an endpoint which was slow once is tried again.
     pub fn service_time(&self, now: Instant) -> f64 {
         self.estimate(now).nanoseconds()
     }
 
-    /// It has come back: earlier measurements are forgotten, and for `slow_start` it grows into its
-    /// share again.
+    /// Records that it has come back: earlier measurements are forgotten, and for `slow_start` it
+    /// grows into its share again.
     pub fn come_back(&self, now: Instant, slow_start: Duration) {
         let now = self.since_birth(now).max(1);
         self.time.forget(now);

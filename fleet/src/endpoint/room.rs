@@ -1,4 +1,4 @@
-//! The requests that an endpoint has, the most that it takes, and the place of each of them.
+//! The requests in flight on an endpoint, their limit, and the [`Permit`] of each.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -8,11 +8,11 @@ use tokio::time::Instant;
 
 use super::Endpoint;
 
-/// Those that wait for room on endpoints; the admission queue, which knows endpoints, is one.
+/// Requests that wait for room on endpoints, as in the admission queue, which depends on endpoints.
 pub(crate) trait Waiters: Debug + Send + Sync {
-    /// How many wait.
+    /// Number of waiting requests.
     fn waiting(&self) -> usize;
-    /// Hands the room that a request has left on `endpoint` to the first that waits for it.
+    /// Hands the room that a request has freed on `endpoint` to the first waiter for it.
     fn pass_on(&self, endpoint: &Arc<Endpoint>);
 }
 
@@ -20,19 +20,19 @@ impl Endpoint {
     /// Requests that it has not answered completely.
     #[inline]
     pub fn in_flight(&self) -> u32 {
-        // In one order with the queue's count of waiters, like everything that moves room: a
-        // request that joins the queue and then finds no room here is seen by the one that makes
+        // In one total order with the queue's count of waiters, like everything that moves room: a
+        // request that joins the queue and then finds no room here is seen by the thread that frees
         // some later.
         self.in_flight.load(SeqCst)
     }
 
-    /// The most requests it takes at a time.
+    /// The most requests it takes concurrently.
     #[inline]
     pub fn limit(&self) -> u32 {
         self.limit.load(SeqCst)
     }
 
-    /// Sets the most requests it takes at a time.
+    /// Sets the most requests it takes concurrently.
     pub fn set_limit(&self, limit: u32) {
         self.limit.store(limit.max(1), SeqCst);
     }
@@ -50,12 +50,12 @@ impl Endpoint {
         Some(self.begun(before, now))
     }
 
-    /// The same for a request that directly follows another.
+    /// Like [`Endpoint::try_begin`], for a request that directly follows another.
     pub(crate) fn try_go_on(self: &Arc<Self>) -> Option<Permit> {
         self.take_room().map(|_| Permit { endpoint: Arc::clone(self) })
     }
 
-    /// Takes room for one request; tells how many were in flight before.
+    /// Takes room for one request; returns how many were in flight before.
     #[inline]
     fn take_room(&self) -> Option<u32> {
         let limit = self.limit();

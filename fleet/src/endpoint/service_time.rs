@@ -2,9 +2,9 @@
 //!
 //! The moving average jumps up with a slow answer and comes down gradually (peak EWMA, as in
 //! Finagle). An attempt without a useful answer can raise it and never lowers it: an endpoint that
-//! refuses at once is not a fast one. While nothing is heard the average decays, so that an
-//! endpoint which was slow once is tried again; but silence makes no endpoint look faster than
-//! those it is compared with. An endpoint that has never answered counts as no better than others.
+//! refuses immediately is not a fast one. Without answers the average decays, so that an endpoint
+//! which was slow once is tried again; but silence makes no endpoint look faster than those it is
+//! compared with. An endpoint that has never answered counts as no better than others.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -38,8 +38,8 @@ pub(crate) struct ServiceTime {
 pub struct Estimate {
     /// As it was measured; infinite if it never was.
     measured: f64,
-    /// What the silence since has left of it; at least as long as requests have been waiting for an
-    /// answer.
+    /// The measured time after decay during silence; at least as long as requests have been waiting
+    /// for an answer.
     current: f64,
 }
 
@@ -53,13 +53,13 @@ impl ServiceTime {
         }
     }
 
-    /// An idle endpoint is sent a request.
+    /// Records that an idle endpoint is sent a request.
     pub(crate) fn ask(&self, now: u64) {
         self.asked_at.store(now, Relaxed);
     }
 
-    /// A useful answer took this long. Two threads may race here and lose one sample; the next one
-    /// repairs it.
+    /// Records how long a useful answer took. Two threads may race here and lose one sample; the
+    /// next one repairs it.
     pub(crate) fn observe(&self, elapsed: Duration, now: u64) {
         self.answered_at.store(now, Relaxed);
         let sample = (nanoseconds(elapsed) as f64).max(FLOOR);
@@ -74,7 +74,7 @@ impl ServiceTime {
         self.averaged_at.store(now, Relaxed);
     }
 
-    /// An answer without use took this long, or counts as if it had.
+    /// Records an answer without use that took this long, or counts as if it had.
     pub(crate) fn observe_useless(&self, elapsed: Duration, now: u64) {
         self.answered_at.store(now, Relaxed);
         self.raise(elapsed, now);
@@ -103,7 +103,7 @@ impl ServiceTime {
         self.answered_at.load(Relaxed)
     }
 
-    /// What is known as of `now`, when the endpoint `is_asked` something.
+    /// The estimate as of `now`; `is_asked` says whether the endpoint has requests to answer.
     pub(crate) fn estimate(&self, now: u64, is_asked: bool) -> Estimate {
         let measured = f64::from_bits(self.average.load(Relaxed));
         let gap = now.saturating_sub(self.averaged_at.load(Relaxed));
@@ -119,15 +119,15 @@ impl ServiceTime {
 }
 
 impl Estimate {
-    /// The service time to use in a comparison with `other`, in nanoseconds; at least 1. It is the
-    /// same for both where they hardly differ.
+    /// The service time to use in a comparison with `other`, in nanoseconds; at least 1. Both sides
+    /// get the same value if they hardly differ.
     pub fn beside(&self, other: &Self) -> f64 {
         let (here, there) = (self.awake(other), other.awake(self));
         let longer = here.max(there);
         if longer <= here * NOISE { longer } else { here }
     }
 
-    /// What silence has left of it, but no less than `other` if it was measured to be no less.
+    /// The time after decay, but no less than that of `other` if it was measured to be no less.
     fn awake(&self, other: &Self) -> f64 {
         self.current.max(self.measured.min(other.current)).max(1.0)
     }
@@ -138,7 +138,7 @@ impl Estimate {
     }
 }
 
-/// The share of the average that is left after `gap` nanoseconds.
+/// The share of the average that remains after `gap` nanoseconds.
 fn kept(gap: u64) -> f64 {
     let age = gap as f64 / nanoseconds(DECAY) as f64;
     // Under load the gaps are short; then the first terms of the series are exact to 1e-9.

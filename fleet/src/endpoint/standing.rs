@@ -17,12 +17,12 @@ pub struct LastProbe {
     pub fault: Option<Arc<str>>,
 }
 
-/// What operators are told about the state of an endpoint.
+/// The state of an endpoint, as reported to operators.
 #[derive(Debug, Clone)]
 pub struct Standing {
     /// Why it takes no requests; empty while it does, or while that is not known.
     pub reason: Arc<str>,
-    /// Since when its availability is what it is.
+    /// When its availability last changed.
     pub since: Instant,
     /// The last probe, if there was one.
     pub probe: Option<LastProbe>,
@@ -47,7 +47,7 @@ impl Endpoint {
         (before, *state)
     }
 
-    /// What operators are told about its state.
+    /// Its state, as reported to operators.
     pub fn standing(&self) -> Standing {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -69,13 +69,13 @@ impl Endpoint {
         self.is_mute.store(is_mute, Relaxed);
     }
 
-    /// Whether its probes get no sign of life, whatever it is taken for.
+    /// Whether its probes get no sign of life, whatever its state.
     pub fn is_mute(&self) -> bool {
         self.is_mute.load(Relaxed)
     }
 
-    /// Whether it is down without any sign of life, so that its answers may never come. One that
-    /// says that it is not ready, or refuses connections, may well finish its requests.
+    /// Whether it is down without any sign of life, so that its answers may never come. An endpoint
+    /// that reports not to be ready, or refuses connections, may well finish its requests.
     #[inline]
     pub fn is_silent(&self) -> bool {
         self.is_down.load(Relaxed) && self.is_mute.load(Relaxed)
@@ -97,12 +97,12 @@ impl Endpoint {
         self.doubts.notified().await;
     }
 
-    /// Notes that its process does not run (then no probe passes), or runs again.
+    /// Notes that its process is not running (then no probe passes), or is running again.
     pub fn set_absent(&self, is_absent: bool) {
         self.is_absent.store(is_absent, Relaxed);
     }
 
-    /// Whether its process is known not to run.
+    /// Whether its process is known not to be running.
     pub fn is_absent(&self) -> bool {
         self.is_absent.load(Relaxed)
     }

@@ -1,9 +1,9 @@
-//! Requests that were abandoned before an endpoint had said anything.
+//! Requests that were abandoned before an endpoint had sent anything.
 //!
-//! A client that leaves early says nothing about an endpoint, but many that wait in vain, one after
-//! the other, say that it hangs. So the time in which any request waited in vain is added up, each
+//! One client that leaves early proves nothing about an endpoint, but many in sequence that wait in
+//! vain show that it hangs. So the time in which any request waited in vain is added up, each
 //! moment once, until there is an answer. Impatient clients cannot make a slow endpoint look like
-//! one that hangs: it takes several usual service times.
+//! one that hangs: that takes several times its usual service time.
 
 use super::nanoseconds;
 use crate::state::Limits;
@@ -11,7 +11,7 @@ use crate::state::Limits;
 /// This many usual service times of silence are no accident.
 const USUAL_TIMES: f64 = 3.0;
 
-/// The time that was waited in vain; times are nanoseconds since the endpoint was born.
+/// The time that requests waited in vain; times are nanoseconds since the endpoint was born.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Vain {
     /// The last answer before it began.

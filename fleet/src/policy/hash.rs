@@ -1,8 +1,8 @@
 //! Always the same endpoint for the same key.
 //!
 //! Rendezvous hashing (Thaler and Ravishankar, 1998): every endpoint gets a score from the key and
-//! its address, and the highest wins. When an endpoint goes, only its own keys move. A request
-//! without a key belongs to no endpoint in particular: the less loaded of two takes it.
+//! its address, and the highest wins. When an endpoint leaves, only its own keys move. A request
+//! without a key belongs to no endpoint in particular and goes to the less loaded of two.
 
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash as _, Hasher};
 use std::sync::Arc;
@@ -43,7 +43,7 @@ fn weighted(hash: u64, weight: f64) -> f64 {
     if weight < 1.0 { unit.powf(weight.recip()) } else { unit }
 }
 
-/// The key of what identifies a request, equal in every process.
+/// The key for the bytes that identify a request; the same in every process.
 pub fn key_of(bytes: &[u8]) -> u64 {
     BuildHasherDefault::<DefaultHasher>::default().hash_one(bytes)
 }

@@ -1,7 +1,7 @@
-//! Policies over seeded histories, in virtual time: endpoints that hang, begin and come back.
+//! Policies over seeded histories, in virtual time: endpoints that hang, start and come back.
 //!
-//! A number of clients ask one after the other, as clients do that wait for their answers; they give
-//! up after a while. All decisions are the pool's, the endpoints' and the policy's own.
+//! Each of several clients sends its next request when the last one is answered, or after giving up
+//! on it. All decisions are those of the real pool, endpoints and policy.
 
 use std::collections::BinaryHeap;
 use std::net::SocketAddr;
@@ -16,12 +16,12 @@ use crate::{Candidates, Event, Permit, Pool, Settings};
 
 /// Clients give up after this long.
 const PATIENCE: Duration = Duration::from_millis(200);
-/// The mean time of an answer; each takes from half to one and a half of it.
+/// The mean time of an answer; each takes 0.5 to 1.5 times as long.
 const ANSWER: Duration = Duration::from_millis(20);
-/// How often the pool looks at what time has brought.
+/// How often [`Pool::tick`] is called.
 const TICK: Duration = Duration::from_millis(250);
 
-/// A request under way; the one that ends first is the greatest.
+/// A request in progress; the one that ends first compares greatest.
 struct Request {
     ends: Instant,
     number: u64,
@@ -63,7 +63,7 @@ impl World {
         world
     }
 
-    /// One client asks.
+    /// Sends a request of one client.
     fn ask(&mut self) {
         let now = Instant::now();
         let snapshot = self.pool.snapshot();
@@ -86,7 +86,7 @@ impl World {
         self.under_way.push(request);
     }
 
-    /// Lets time go by.
+    /// Advances time.
     async fn run(&mut self, time: Duration) {
         let end = Instant::now() + time;
         while self.under_way.peek().is_some_and(|request| request.ends <= end) {
@@ -112,7 +112,7 @@ impl World {
         tokio::time::advance(end.saturating_duration_since(Instant::now())).await;
     }
 
-    /// The share of an endpoint in the picks from now on for so long.
+    /// The share of an endpoint in the picks of the next `time`.
     async fn share(&mut self, number: usize, time: Duration) -> f64 {
         self.picks.fill(0);
         self.run(time).await;
@@ -149,7 +149,7 @@ fn in_virtual_time<T>(history: impl Future<Output = T>) -> T {
     runtime.block_on(history)
 }
 
-/// The part of all picks that an endpoint gets over its slow start beside `others`, when it takes
+/// The share of all picks that an endpoint gets over its slow start beside `others`, if it takes
 /// its share at each moment.
 fn share_of_the_ramp(others: f64) -> f64 {
     let share = |step: i32| {
@@ -221,10 +221,10 @@ proptest! {
                 world.hanging = Some(0);
                 world.run(Duration::from_mins(1)).await;
                 world.hanging = None;
-                // What it was asked before is given up, and counts.
+                // Earlier requests to it are given up, which counts.
                 world.run(PATIENCE * 2).await;
                 let was_hung = Arc::clone(&world.pool.snapshot().all()[0]);
-                // An ejection lasts longer each time, and has a limit.
+                // Ejections last longer each time, up to a limit.
                 for _ in 0..600 {
                     if was_hung.state().is_available() {
                         break;

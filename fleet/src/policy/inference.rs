@@ -1,4 +1,4 @@
-//! The endpoint where an inference request is done soonest.
+//! The endpoint where an inference request finishes soonest.
 //!
 //! The work ahead of a request is what this balancer has pending there, plus what the worker says
 //! it has queued beyond that (other balancers, slow heads of line), times its service time. Local

@@ -1,9 +1,9 @@
 //! Which endpoint takes the next request.
 //!
-//! A [`Policy`] chooses one of the endpoints it is shown, all of which may take requests, and knows
-//! nothing else: not why others are missing, not what the request is. It allocates nothing, reads
-//! no clock and owns no random numbers, so that the balancer and a simulation run the same code.
-//! Every algorithm has its own file; [`Kind`] is the only place that names them all.
+//! A [`Policy`] chooses one of the endpoints it is given, all of which may take requests. It does
+//! not know why others are missing or what the request is. It allocates nothing, reads no clock and
+//! owns no random numbers, so that the balancer and a simulation run the same code. Every algorithm
+//! has its own file; [`Kind`] is the only place that names them all.
 
 mod hash;
 mod inference;
@@ -37,7 +37,7 @@ pub struct Occasion<'a> {
     pub now: Instant,
     /// The key of the request, for policies that send equal requests to one endpoint.
     pub key: Option<u64>,
-    /// Where chance comes from.
+    /// The source of random numbers.
     pub rng: &'a mut dyn Rng,
 }
 
@@ -49,7 +49,7 @@ impl Debug for Occasion<'_> {
 
 /// A rule that chooses one of several endpoints.
 pub trait Policy: Send + Sync + Debug {
-    /// The position of the chosen endpoint; `None` only if there is none.
+    /// The position of the chosen endpoint; `None` only if there are no endpoints.
     fn pick(&self, endpoints: &[Arc<Endpoint>], occasion: &mut Occasion<'_>) -> Option<usize>;
 }
 
@@ -57,10 +57,10 @@ pub trait Policy: Send + Sync + Debug {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
-    /// Any endpoint, all equally likely.
+    /// Any endpoint, with equal probability.
     #[default]
     Random,
-    /// One after the other.
+    /// Each endpoint in turn.
     RoundRobin,
     /// The one with the fewest unanswered requests.
     LeastRequests,
@@ -118,14 +118,14 @@ impl Kind {
     }
 }
 
-/// A number in `0..bound`, all equally likely but for a bias below 2^-32 (Lemire's multiplication).
+/// A uniform number in `0..bound`, but for a bias below 2^-32 (Lemire's multiplication).
 #[inline]
 fn below(rng: &mut dyn Rng, bound: usize) -> usize {
     let wide = u128::from(rng.next_u64()) * bound as u128;
     usize::try_from(wide >> 64).expect("below a usize")
 }
 
-/// A number from 0 to below 1.
+/// A uniform number from 0 to below 1.
 #[inline]
 fn unit(rng: &mut dyn Rng) -> f64 {
     (rng.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
@@ -152,7 +152,7 @@ fn drawn(endpoints: &[Arc<Endpoint>], occasion: &mut Occasion<'_>) -> Option<usi
     Some(position)
 }
 
-/// Whether an endpoint takes part, by chance; one in its slow start does as often as its share says.
+/// Whether an endpoint takes part in a draw; in its slow start, with the probability of its share.
 #[inline]
 fn takes_part(endpoint: &Endpoint, occasion: &mut Occasion<'_>) -> bool {
     let share = endpoint.slow_start_weight(occasion.now);
@@ -172,26 +172,27 @@ fn two_of(endpoints: &[Arc<Endpoint>], occasion: &mut Occasion<'_>) -> Option<Pa
 
 type Pair = (usize, usize);
 
-/// What an endpoint would have to do with one more request, in proportion to its share.
+/// The load of an endpoint with one more request, in proportion to its share.
 ///
-/// The endpoint that was drawn first is drawn as often as its share says, so it only needs room in
-/// proportion. The challenger has to be better with the new request included. So an endpoint in its
-/// slow start gets its share of the picks while no endpoint is busy, and never more than its share
-/// of the load when all are. Outside of a slow start the two are the same.
+/// The endpoint that was drawn first is already drawn in proportion to its share, so it only needs
+/// room in proportion. The challenger has to be better with the new request included. So an
+/// endpoint in its slow start gets its share of the picks while no endpoint is busy, and never more
+/// than its share of the load when all are. Outside of a slow start the two are the same.
 #[derive(Debug, Clone, Copy)]
 struct Load<T> {
     drawn: T,
     challenging: T,
 }
 
-/// The load of an endpoint with so many requests.
+/// The load of an endpoint with this many requests.
 #[inline]
 fn shared(requests: f64, endpoint: &Endpoint, now: Instant) -> Load<f64> {
     let share = endpoint.slow_start_weight(now);
     Load { drawn: requests / share + 1.0, challenging: (requests + 1.0) / share }
 }
 
-/// The position with the lowest load. The scan starts at a random place, so that equals share.
+/// The position with the lowest load. The scan starts at a random position, so that endpoints with
+/// equal load share the picks.
 #[inline]
 fn lowest<T: Copy>(
     endpoints: &[Arc<Endpoint>],

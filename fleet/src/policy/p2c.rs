@@ -1,7 +1,7 @@
 //! The better of two random endpoints.
 //!
-//! Two draws and one comparison bring most of what looking at all endpoints would, in constant time
-//! and without herding (Mitzenmacher, "The power of two choices in randomized load balancing",
+//! Two draws and one comparison bring most of the benefit of looking at all endpoints, in constant
+//! time and without herding (Mitzenmacher, "The power of two choices in randomized load balancing",
 //! IEEE TPDS 2001).
 
 use std::sync::Arc;

@@ -1,9 +1,9 @@
 //! The better of two random endpoints by the time a request can expect to take there.
 //!
 //! The expectation is the moving average of the service time, which jumps up with a slow answer and
-//! sinks slowly, times the requests already pending plus this one (as in Finagle). Requests that
+//! decays slowly, times the requests already pending plus this one (as in Finagle). Requests that
 //! fail, or are given up, count as slow answers, so an endpoint that fails fast or hangs attracts
-//! nothing; one of which nothing is known is taken to be as slow as the other.
+//! no requests; an unknown endpoint is assumed to be as slow as the other.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Any endpoint, all equally likely: what the original experiment does.
+//! Any endpoint, with equal probability: the policy of the original experiment.
 //!
 //! It needs no state and no knowledge, spreads evenly in the long run, and is the yardstick for the
 //! others. Its weakness is chance itself: some endpoint always has a longer queue than needed.

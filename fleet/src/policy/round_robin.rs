@@ -1,8 +1,8 @@
-//! One endpoint after the other.
+//! Each endpoint in turn.
 //!
 //! One counter for all threads: over any run of picks from the same endpoints the shares differ by
-//! at most one. It is fair in counts and blind to cost. One in its slow start is passed over as
-//! often as its share asks for.
+//! at most one. It is fair in counts and blind to cost. An endpoint in its slow start is skipped as
+//! often as its share requires.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};

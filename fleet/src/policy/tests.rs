@@ -1,4 +1,4 @@
-//! What holds for every policy, and what makes each of them what it is.
+//! Properties of every policy, and those that distinguish each of them.
 
 use std::net::SocketAddr;
 use std::time::Duration;

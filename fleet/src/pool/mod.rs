@@ -31,14 +31,14 @@ pub struct Settings {
     pub slow_start: Duration,
     /// Whether a new endpoint must pass a probe first.
     pub is_probed: bool,
-    /// Whether probes ask a worker for its own readiness, where 503 means that it is to get no more
-    /// requests. From anything else 503 may also mean that it is full.
+    /// Whether probes query a worker's own readiness, where 503 means that it should get no more
+    /// requests. From other servers 503 may also mean that they are full.
     pub asks_readiness: bool,
     /// Requests that may wait while every endpoint is full.
     pub queue: usize,
     /// How long they may wait.
     pub queue_time: Duration,
-    /// Requests that each endpoint takes at a time; 0 where that is learnt from it.
+    /// Requests that each endpoint takes concurrently; 0 if that is learnt from the endpoint.
     pub in_flight: u32,
 }
 
@@ -57,7 +57,7 @@ impl Default for Settings {
     }
 }
 
-/// Announces an endpoint whose name is not known yet, see [`Pool::expect`].
+/// Announces an endpoint whose name is not known yet; see [`Pool::expect`].
 pub const ANY_NAME: &str = "";
 
 /// The set of endpoints.
@@ -101,7 +101,7 @@ impl Pool {
         self.current.load_full()
     }
 
-    /// Requests that wait for an endpoint.
+    /// The queue of requests that wait for an endpoint.
     #[inline]
     pub fn queue(&self) -> &Arc<AdmissionQueue> {
         &self.queue
@@ -112,7 +112,7 @@ impl Pool {
         &self.settings
     }
 
-    /// Times that panic mode began.
+    /// Number of times that panic mode has begun.
     pub fn panics(&self) -> u64 {
         self.panics.load(Relaxed)
     }
@@ -123,7 +123,7 @@ impl Pool {
     }
 
     /// Replaces the list by `wanted` (names and addresses, in order). Endpoints that stay keep
-    /// their counters and their state; what an operator set is kept for those that return.
+    /// their counters and their state; operator settings are kept for those that return.
     pub fn replace(&self, wanted: &[(String, SocketAddr)], now: Instant) -> Changes {
         let mut absent = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let mut changes = Changes::default();
@@ -194,7 +194,7 @@ impl Pool {
         changes
     }
 
-    /// Notes a failed probe, by the event that it is, and whether the endpoint `is_mute`: whether its
+    /// Notes a failed probe as this `event`, and whether the endpoint `is_mute`, that is, its
     /// probes get no sign of life.
     pub fn record_failed_probe(
         &self,
@@ -208,8 +208,8 @@ impl Pool {
         let was_silent = endpoint.is_silent();
         endpoint.set_mute(is_mute);
         let mut changes = self.change(endpoint, event, reason, now);
-        // One that was down before, or drained, is as available as it was: its requests are to look
-        // for another all the same.
+        // An endpoint that was down or drained before is as available as it was, but its requests
+        // must still look for another.
         if changes.is_empty() && !was_silent && endpoint.is_silent() {
             self.publish(self.current.load().all().to_vec(), &mut changes);
         }
@@ -217,8 +217,8 @@ impl Pool {
         changes
     }
 
-    /// Notes a failed request, unless the rest of the pool could not spare the endpoint. Two threads
-    /// must not eject the last two endpoints at once, so one looks after the other.
+    /// Records a failed request, and ejects the endpoint if it is due and the pool can spare it.
+    /// Calls are serialised, so that two threads do not eject the last two endpoints.
     pub fn record_failure(
         &self,
         endpoint: &Endpoint,
@@ -237,7 +237,7 @@ impl Pool {
         // Never more than half, and so never the last one.
         let may_eject = (out + 1) * 2 <= outliers.len();
         let changes = self.change(endpoint, Event::Failed { cause, may_eject }, reason, now);
-        // Is it still there? Who was ejected and is gone comes back as another.
+        // Is it still there? If it is ejected and gone, it comes back as another process.
         let is_ejected = matches!(endpoint.state().outlier, Outlier::Ejected { .. });
         if cause == Cause::Connection || is_ejected {
             endpoint.doubt();
@@ -246,9 +246,10 @@ impl Pool {
         changes
     }
 
-    /// Announces the endpoint of this name, which should take requests by then; with `None` it is not to
-    /// be waited for. The one of [`ANY_NAME`] has come with the first that takes requests from then on. To
-    /// be called before an endpoint goes that is expected back: requests in between would find neither.
+    /// Announces that the endpoint `name` should take requests by `until`; with `None` it is no
+    /// longer waited for. [`ANY_NAME`] stands for the first endpoint that takes requests from then
+    /// on. If an endpoint is expected back, call this before it goes: requests in between would
+    /// find neither.
     pub fn expect(&self, name: &str, until: Option<Instant>) {
         self.queue.expect(name, until);
     }
@@ -264,8 +265,8 @@ impl Pool {
         self.refresh()
     }
 
-    /// Notes the models that an endpoint serves; `None` if that is no news. Endpoints that serve the same
-    /// share one list, so that many of them cost a snapshot little more than one.
+    /// Notes the models that an endpoint serves; `None` if they are unchanged. Endpoints that serve
+    /// the same models share one list, so that many of them cost a snapshot little more than one.
     pub fn learn_models(
         &self,
         endpoint: &Endpoint,
@@ -288,7 +289,7 @@ impl Pool {
             endpoint.counters().ejections.fetch_add(1, Relaxed);
         }
         if after.is_available() {
-            // When all begin together none carries more than its share.
+            // When all endpoints start together, none carries more than its share.
             let is_start = was == Availability::New
                 && now.saturating_duration_since(self.born) <= self.settings.slow_start;
             let slow_start = if is_start { Duration::ZERO } else { self.settings.slow_start };
@@ -310,8 +311,8 @@ impl Pool {
         changes
     }
 
-    /// An endpoint that takes requests is not expected any more. Not before the snapshot has it: a request
-    /// must find the one or the other.
+    /// Stops expecting an endpoint that takes requests, but not before the snapshot contains it: a
+    /// request must find either the endpoint or the expectation.
     fn has_come(&self, endpoint: &Endpoint) {
         let snapshot = self.current.load();
         if snapshot.available().iter().any(|one| one.id() == endpoint.id()) {
@@ -364,7 +365,7 @@ impl Pool {
 #[derive(Debug, Default)]
 struct Absent {
     settings: BTreeMap<Box<str>, Setting>,
-    /// Workers that were left out of the list, and why, as operators were told.
+    /// Workers that were left out of the list, and why, as last reported to operators.
     left_out: Vec<String>,
 }
 
@@ -411,8 +412,8 @@ impl Absent {
     }
 }
 
-/// Why a worker is left out, unless it is merely named twice. Operators could not tell two with the
-/// same name apart; two with the same address are one worker that would get two shares.
+/// Why a worker is left out; `None` if it is merely listed twice. Operators could not tell two with
+/// the same name apart; two with the same address are one worker that would get two shares.
 fn reason_against(other: &Endpoint, name: &str, address: SocketAddr) -> Option<String> {
     match (other.name() == name, other.address() == address) {
         (true, true) => None,
@@ -431,7 +432,7 @@ fn reason_against(other: &Endpoint, name: &str, address: SocketAddr) -> Option<S
 fn what_became(was: Availability, state: &State, now: Instant, reason: &str) -> What {
     match (state.availability(), state.outlier) {
         (Availability::Down, _) => What::Down(reason.into()),
-        // One that was down, or drained, had been ejected before.
+        // An endpoint that was down or drained had been ejected before.
         (Availability::Ejected, Outlier::Ejected { until, .. })
             if was == Availability::Available =>
         {

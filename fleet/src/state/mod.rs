@@ -27,7 +27,7 @@ pub enum Probe {
     },
 }
 
-/// What the outcomes of real requests say.
+/// What the outcomes of real requests have established.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outlier {
     /// Trusted; `failures` in a row have been counted against it.
@@ -35,11 +35,11 @@ pub enum Outlier {
         /// Failed requests since the last one that succeeded.
         failures: u32,
     },
-    /// Takes no request until then.
+    /// Takes no requests until then.
     Ejected {
         /// When it may be tried again.
         until: Instant,
-        /// Passed probes that end it before that; 0 if only time does.
+        /// Passed probes that end it earlier; 0 if only time does.
         passes: u32,
     },
     /// Back on trial after an ejection: one failure ejects it again.
@@ -49,13 +49,13 @@ pub enum Outlier {
 /// What kind of failure a request met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
-    /// The endpoint could not be talked to. A probe would find that out too, and a crashed process
-    /// is often back before an ejection ends: passing probes end it. Each ejection requires one
+    /// Communication with the endpoint failed. A probe would notice that too, and a crashed process
+    /// is often back before an ejection ends, so passing probes end it. Each ejection requires one
     /// more of them, so that a crash loop is left alone for longer and longer.
     Connection,
     /// Its answer was a failure, or came too late. A probe cannot tell.
     Request,
-    /// It was silent for so long, and to so many requests, that no answer can be expected.
+    /// It left so many requests unanswered for so long that no answer can be expected.
     Silence,
 }
 
@@ -69,7 +69,7 @@ pub enum Event {
     /// A probe found that nothing listens there any more: the next answer comes from another
     /// process.
     ProbeRefused,
-    /// The worker itself answered a probe that it is not ready. That ends no ejection.
+    /// The worker itself reported to a probe that it is not ready. That ends no ejection.
     ProbeNotReady,
     /// The worker is known to be gone, for example because its process exited.
     Gone,
@@ -82,7 +82,7 @@ pub enum Event {
         /// Whether the rest of the pool can spare it.
         may_eject: bool,
     },
-    /// Time went by; ends an ejection that is over.
+    /// Time passed; ends an ejection that is over.
     Tick,
     /// An operator takes it out.
     Drain,
@@ -101,11 +101,11 @@ pub struct Limits {
     pub fall: u32,
     /// Failed requests in a row that eject it.
     pub consecutive_failures: u32,
-    /// Requests that were given up eject only after this much waiting without any answer.
+    /// Abandoned requests eject it only after this much waiting without any answer.
     pub silence: Duration,
     /// Length of the first ejection; the n-th lasts n times as long.
     pub ejection: Duration,
-    /// No ejection is longer.
+    /// The longest ejection.
     pub max_ejection: Duration,
     /// An endpoint that behaves for this long is forgiven one ejection.
     pub forgive_after: Duration,
@@ -141,7 +141,7 @@ pub enum Availability {
 }
 
 impl Availability {
-    /// The word for it.
+    /// Its name in logs, metrics and the fleet page.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Available => "available",
@@ -218,7 +218,7 @@ impl State {
             Event::ProbePassed => state.probe_passed(now, limits),
             Event::ProbeFailed => state.probe_failed(limits),
             Event::ProbeRefused => Self { probe: failed(state.probe, limits), ..state.on_trial() },
-            // As far as is known this is the process that was there before.
+            // As far as is known this is still the same process.
             Event::ProbeNotReady => Self { probe: not_ready(state.probe, limits), ..state },
             Event::Gone => {
                 Self { probe: Probe::Down { passes: limits.rise - 1 }, ..state.on_trial() }
@@ -231,7 +231,7 @@ impl State {
         }
     }
 
-    /// What time alone changes.
+    /// Applies the changes that time alone brings.
     fn after_time(self, now: Instant, limits: &Limits) -> Self {
         match self.outlier {
             Outlier::Ejected { until, .. } if until <= now => {
@@ -274,14 +274,14 @@ impl State {
         }
     }
 
-    /// One that goes down by its probes is another process when it is up again, or has recovered.
+    /// An endpoint that went down by its probes is another process or has recovered once it is up.
     fn probe_failed(self, limits: &Limits) -> Self {
         let probe = failed(self.probe, limits);
         let goes_down = matches!((self.probe, probe), (Probe::Up { .. }, Probe::Down { .. }));
         Self { probe, ..if goes_down { self.on_trial() } else { self } }
     }
 
-    /// What answers next is not judged by the answers of before: as after [`Cause::Connection`],
+    /// Whatever answers next is not judged by earlier answers: as after [`Cause::Connection`],
     /// passing probes end the ejection.
     fn on_trial(self) -> Self {
         let outlier = match self.outlier {
@@ -306,7 +306,7 @@ impl State {
         let length = limits.ejection.saturating_mul(ejections).min(limits.max_ejection);
         let passes = match cause {
             Cause::Connection => ejections,
-            // What was sent before it went down says nothing about it when it is up again.
+            // Requests sent before it went down say nothing about it when it is up again.
             Cause::Request | Cause::Silence if matches!(self.probe, Probe::Down { .. }) => {
                 ejections
             }
@@ -344,7 +344,7 @@ fn failed(probe: Probe, limits: &Limits) -> Probe {
     }
 }
 
-/// Its own word needs no repetition.
+/// The worker's own report needs no repetition.
 fn not_ready(probe: Probe, limits: &Limits) -> Probe {
     match probe {
         Probe::New => Probe::New,

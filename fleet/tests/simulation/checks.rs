@@ -1,4 +1,4 @@
-//! The rules that every history is held against.
+//! The rules that every history is checked against.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,17 +10,17 @@ use tokio::time::Instant;
 use crate::request::{Answer, Request};
 use crate::world::{RETRY_PERCENT, World};
 
-/// Times that a request is sent at most.
+/// Most times that a request is sent.
 const MAX_SENDS: usize = 2;
 /// Failures in a row that eject an endpoint.
 const MAX_FAILURES: u32 = 5;
 /// Below this share of available endpoints, in percent, ejections are not trusted.
 const PANIC_PERCENT: usize = 50;
-/// In a queue that stands, a request waits this many times shorter.
+/// In a standing queue, the time that a request may wait is divided by this.
 const STANDING: u32 = 10;
-/// Connecting that takes so long is slow, where it usually takes a fraction of a millisecond.
+/// Connecting counts as slow after this time; usually it takes a fraction of a millisecond.
 const SLOW_CONNECT: Duration = Duration::from_millis(100);
-/// Endpoints that may refuse the connection for one request without being counted as tried.
+/// Most endpoints that may refuse the connection for one request without being counted as tried.
 const MAX_REFUSALS: usize = 6;
 
 pub(crate) fn after_every_step(world: &World) {
@@ -38,12 +38,12 @@ pub(crate) fn after_every_step(world: &World) {
     }
 }
 
-/// An endpoint with room that a request which waits may go to and has not tried.
+/// An endpoint with room that a waiting request may go to and has not tried.
 fn room_for(world: &World, request: &Request) -> Option<EndpointId> {
     room_besides(world, request, &request.waiting.as_ref()?.avoided)
 }
 
-/// An endpoint with room that a request may go to, but for these.
+/// An endpoint with room that a request may go to, except for those `avoided`.
 fn room_besides(world: &World, request: &Request, avoided: &[EndpointId]) -> Option<EndpointId> {
     let snapshot = world.view.fleet().pool.snapshot();
     let class = request.wanted().class(&snapshot).ok()?;
@@ -82,14 +82,14 @@ fn is_offered(endpoint: &Endpoint) -> bool {
     !draining && !leaving && endpoint.weight() > 0
 }
 
-/// States of those that would take requests if all their answers were good.
+/// States of the endpoints that would take requests if all their answers were good.
 fn in_service(world: &World) -> Vec<State> {
     let snapshot = world.view.fleet().pool.snapshot();
     let offered = snapshot.all().iter().filter(|one| is_offered(one));
     offered.map(|one| one.state()).filter(is_up).collect()
 }
 
-/// Who is picked from: all that are well, or, when those are too few, all that are up.
+/// The endpoints that are picked from: all that are well or, if those are too few, all that are up.
 pub(crate) fn when_the_pool_has_changed(world: &World) {
     let snapshot = world.view.fleet().pool.snapshot();
     let offered: Vec<_> = snapshot.all().iter().filter(|one| is_offered(one)).collect();
@@ -103,7 +103,7 @@ pub(crate) fn when_the_pool_has_changed(world: &World) {
     assert_eq!(available, expected, "those that are picked from");
 }
 
-/// Never the last one, never more than half, and never for nothing.
+/// Never the last endpoint, never more than half of them, and never one without a fault.
 pub(crate) fn after_a_change(world: &World, change: &Change) {
     if !matches!(change.what, What::Ejected { .. }) {
         return;
@@ -138,7 +138,7 @@ pub(crate) fn after_a_failure(world: &World, endpoint: &Endpoint, before: State)
     assert!(!(can_be_spared && is_enough), "{name} failed {failures} times and is not ejected");
 }
 
-/// An ejection ends with its time.
+/// An ejection ends when its time is over.
 pub(crate) fn after_a_tick(world: &World) {
     for endpoint in world.view.fleet().pool.snapshot().all() {
         let Outlier::Ejected { until, .. } = endpoint.state().outlier else { continue };
@@ -146,7 +146,7 @@ pub(crate) fn after_a_tick(world: &World) {
     }
 }
 
-/// Only one that gives no sign of life is taken for silent, and its requests hear of that.
+/// Only an endpoint without a sign of life counts as silent, and its requests are notified.
 pub(crate) fn after_a_probe(endpoint: &Endpoint, sign: Option<bool>, is_told: bool) {
     let is_silent = sign.is_none() && matches!(endpoint.state().probe, Probe::Down { .. });
     assert_eq!(endpoint.is_silent(), is_silent, "{}: {sign:?}", endpoint.name());
@@ -157,7 +157,7 @@ pub(crate) fn after_a_probe(endpoint: &Endpoint, sign: Option<bool>, is_told: bo
     );
 }
 
-/// A queue that has stood for long is kept short.
+/// A queue that has been standing for long is kept short.
 pub(crate) fn after_a_sweep(world: &World) {
     let patience = world.view.fleet().pool.settings().queue_time;
     let age = |since: Instant| world.now().duration_since(since);
@@ -170,7 +170,7 @@ pub(crate) fn after_a_sweep(world: &World) {
     }
 }
 
-/// ... and no other.
+/// Requests are refused for waiting too long only in such a queue.
 pub(crate) fn when_it_is_turned_away(world: &World, number: usize, why: Refusal) {
     let patience = world.view.fleet().pool.settings().queue_time;
     let age = |since: Instant| world.now().duration_since(since);
@@ -226,7 +226,7 @@ fn is_good_for(world: &World, request: &Request, endpoint: &Endpoint) {
     assert!(is_among, "{} is none of the first {}", endpoint.name(), request.count);
 }
 
-/// Another endpoint is looked for soon if there is no connection.
+/// Another endpoint is tried soon if there is no connection.
 pub(crate) fn when_it_connects(request: &Request, now: Instant) {
     let due = request.dispatch.connect_due();
     assert!(due.is_some_and(|due| due <= now + SLOW_CONNECT), "{due:?} is late");
@@ -251,7 +251,7 @@ pub(crate) fn when_its_endpoint_is_silent(request: &Request, now: Instant, is_re
     assert!(is_rescued || is_over, "{} is left where all is silent", request.number);
 }
 
-/// Who met a dead idle connection goes elsewhere, or back if there is no room.
+/// A request that met a dead idle connection goes to another endpoint, or back if none has room.
 pub(crate) fn before_a_reconnect(
     world: &World,
     request: &Request,
@@ -276,7 +276,7 @@ pub(crate) fn when_it_is_sent(request: &Request, now: Instant) {
     assert!(!request.has_detour || times <= 1, "{} is sent by both", request.number);
 }
 
-/// Retries beside that of a request, and how many there may be.
+/// Retries of other requests, and how many are allowed.
 fn paid_retries(world: &World, number: usize) -> (u64, u64) {
     let active = world.requests.len() as u64;
     let allowed = (active * u64::from(RETRY_PERCENT) / 100).max(3);
@@ -342,7 +342,7 @@ pub(crate) fn in_the_end_of_a_request(
             assert!(request.has_waited || is_full, "{number} could have waited");
         }
         Err(Lost::Refused(refusal)) => {
-            // One that waited was told as things were then.
+            // A request that waited was refused for the reason that applied then.
             let why = request.wanted().class(&snapshot).err();
             let is_so = request.has_waited || why == Some(*refusal);
             assert!(is_so, "{number} could be answered, {why:?} and not {refusal:?}");
@@ -352,7 +352,7 @@ pub(crate) fn in_the_end_of_a_request(
         }
         Err(Lost::Upstream(_) | Lost::Exhausted) => {
             assert!(!world.is_calm, "{number} is lost although every machine is well");
-            // What was never sent anywhere is tried on any endpoint not tried yet.
+            // A request that was never sent is tried on any endpoint not tried yet.
             let Ok(class) = request.wanted().class(&snapshot) else { return };
             let is_tried = |one: &Arc<Endpoint>| request.failed_on.contains(&one.id());
             let is_spent = !request.sent_to.is_empty()

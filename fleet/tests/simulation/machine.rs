@@ -13,13 +13,13 @@ pub(crate) enum Mode {
     Well,
     /// It answers twenty times slower.
     Slow,
-    /// It takes requests and says nothing any more.
+    /// It takes requests but sends nothing any more.
     Frozen,
-    /// Its process does not run.
+    /// Its process is not running.
     Dead,
     /// Its host is gone: nothing that is sent there is answered, not even a connection.
     Vanished,
-    /// It says that it is busy.
+    /// It answers that it is busy, with this status.
     Busy(u16),
     /// Its answers are failures.
     Failing,
@@ -27,7 +27,7 @@ pub(crate) enum Mode {
     Resetting,
     /// It breaks connections within its answers.
     Cutting,
-    /// It works, and its probes are lost.
+    /// It works, but its probes are lost.
     Unprobed,
 }
 
@@ -37,20 +37,20 @@ pub(crate) struct Machine {
     pub(crate) name: String,
     pub(crate) models: Vec<&'static str>,
     pub(crate) mode: Mode,
-    /// Counts its processes.
+    /// The number of its process; each restart is a new one.
     pub(crate) life: u32,
     pub(crate) is_listed: bool,
     pub(crate) is_drained: bool,
-    /// Whether nothing was wrong with it so far.
+    /// Whether nothing has been wrong with it so far.
     pub(crate) was_always_well: bool,
 }
 
-/// What becomes of a request that was sent.
+/// The outcome of a request that was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Outcome {
-    /// An answer of this status; `is_short` if it is complete at once.
+    /// An answer of this status; `is_short` if it is complete immediately.
     Status {
-        /// What it is.
+        /// The HTTP status.
         status: u16,
         /// Whether it is complete with its head.
         is_short: bool,
@@ -64,7 +64,7 @@ pub(crate) enum Outcome {
 }
 
 impl Mode {
-    /// One that means trouble.
+    /// A random mode that means trouble.
     pub(crate) fn any(rng: &mut SmallRng) -> Self {
         match rng.random_range(0..10) {
             0 => Self::Slow,
@@ -93,7 +93,7 @@ impl Mode {
         }
     }
 
-    /// What becomes of a request, and after which time.
+    /// The outcome of a request, and the time until then.
     pub(crate) fn outcome(self, rng: &mut SmallRng) -> (Outcome, Duration) {
         let good = Outcome::Status { status: 200, is_short: rng.random(), is_cut: false };
         let milliseconds =

@@ -1,9 +1,9 @@
 //! Thousands of seeded histories of the dispatcher, each with faults of its own, in virtual time.
 //!
-//! A seed makes the endpoints, the models, the requests and what goes wrong: refused and broken
-//! connections, stalls, slow and busy workers, restarts, drains, changes of the pool, lost probes, a
-//! clock that stands still, clients that leave at any moment. After every step the [`checks`] hold
-//! what happened against the rules. A seed that fails is printed with the command that replays it,
+//! A seed determines the endpoints, the models, the requests and the faults: refused and broken
+//! connections, stalls, slow and busy workers, restarts, drains, changes of the pool, lost probes,
+//! a clock that pauses, clients that leave at any moment. After every step the [`checks`] compare
+//! what happened with the rules. A seed that fails is printed with the command that replays it,
 //! event by event.
 
 #![expect(
@@ -21,7 +21,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use world::World;
 
-/// Histories that are tried each time.
+/// Number of histories that are tried.
 const SEEDS: u64 = 10_000;
 
 /// Tries every fourth seed, beginning with this one.

@@ -17,7 +17,7 @@ impl Clock for VirtualTime {
     }
 }
 
-/// An attempt, and the count of those on its endpoint that the dispatcher's own is held against.
+/// An attempt, and the count of attempts on its endpoint, to check the dispatcher's own count.
 #[derive(Debug)]
 pub(crate) struct Held {
     attempt: Option<Attempt<VirtualTime>>,
@@ -46,7 +46,7 @@ impl Drop for Held {
     }
 }
 
-/// An answer; with its attempt while it is on its way.
+/// An answer, with its attempt while it is still arriving.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -85,7 +85,7 @@ pub(crate) struct Running {
 pub(crate) struct Waiting {
     pub(crate) waiter: Waiter,
     pub(crate) joined: Instant,
-    /// Which wait it is, of all.
+    /// The number of this wait among all.
     pub(crate) number: u64,
     /// Endpoints that were tried before.
     pub(crate) avoided: Vec<EndpointId>,
@@ -108,11 +108,11 @@ pub(crate) struct Request {
     pub(crate) failed_on: Vec<EndpointId>,
     /// Whether there was another endpoint for it when its latest attempt failed.
     pub(crate) had_untried: bool,
-    /// Whether its attempt is one that the retry budget pays for.
+    /// Whether its attempt is charged to the retry budget.
     pub(crate) is_paid: bool,
     pub(crate) has_second: bool,
     pub(crate) has_waited: bool,
-    /// Whether a second attempt goes on only because the first took long to connect.
+    /// Whether a second attempt is running only because the first took long to connect.
     pub(crate) has_detour: bool,
 }
 

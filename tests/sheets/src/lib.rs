@@ -1,7 +1,7 @@
-//! Photographs digits: puts a digit of MNIST on a sheet of paper under a lamp, with a seed.
+//! Photographs digits: puts an MNIST digit on a sheet of paper under a lamp, from a seed.
 //!
-//! Every picture differs in size, place, ink, paper, light and noise; the sort of it says what else
-//! is hard about it. The result is the bytes of a file, as a user would upload it.
+//! Every picture differs in size, position, ink, paper, light and noise; its sort determines what
+//! else is difficult about it. The result is the bytes of a file, as a user would upload it.
 
 #![allow(missing_docs, reason = "sorts and scenes are called by what they show")]
 #![allow(
@@ -28,7 +28,7 @@ use image::{DynamicImage, GrayImage, ImageFormat, Rgb, RgbImage, Rgba, RgbaImage
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-/// What is hard about a photo.
+/// What is difficult about a photo.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sort {
     Plain,
@@ -75,7 +75,7 @@ pub fn photograph(digit: &GrayImage, sort: Sort, seed: u64) -> Vec<u8> {
     }
 }
 
-/// How much of each pixel of the sheet is under ink.
+/// How much of each pixel of the sheet is covered by ink.
 fn place(digit: &GrayImage, sort: Sort, rng: &mut StdRng) -> GrayImage {
     let (width, height, side) = match sort {
         Sort::Tiny => (1000, 800, rng.random_range(50..100)),
@@ -162,7 +162,7 @@ pub fn jpeg(image: &RgbImage, quality: u8) -> Vec<u8> {
     bytes
 }
 
-/// A JPEG whose pixels lie as a camera held that way stores them, with the EXIF tag that says so.
+/// A JPEG with its pixels as stored by a camera held in that orientation, and the EXIF tag for it.
 pub fn turned(upright: RgbImage, orientation: u8) -> Vec<u8> {
     let upright = DynamicImage::from(upright);
     let stored = match orientation {

@@ -1,6 +1,6 @@
-//! Pictures in which the digit is not the only thing, or hardly has a sheet around it.
+//! Pictures that contain more than the digit, or hardly any sheet around it.
 //!
-//! Drawn in floating point on a small canvas, with a seed; nothing here knows how the search works.
+//! Drawn in floating point on a small canvas, from a seed, independently of how the search works.
 
 use std::io::Cursor;
 
@@ -8,7 +8,7 @@ use image::{DynamicImage, GrayImage, ImageFormat, Rgb, RgbImage, Rgba, RgbaImage
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-/// What is in the picture beside the digit.
+/// What is in the picture besides the digit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scene {
     PrintedFrame,
@@ -31,7 +31,7 @@ pub enum Scene {
     TwelveMegapixels,
 }
 
-/// All that are drawn in a moment.
+/// All scenes that are quick to draw.
 pub const SCENES: [Scene; 17] = [
     Scene::PrintedFrame,
     Scene::RoundFrame,
@@ -57,7 +57,7 @@ const PEN: [f32; 3] = [28.0, 30.0, 48.0];
 const LINES: [f32; 3] = [120.0, 145.0, 195.0];
 const DARK_LINES: [f32; 3] = [70.0, 80.0, 115.0];
 
-/// A canvas and what falls on it.
+/// A canvas of floating-point colours.
 struct Canvas {
     width: usize,
     height: usize,
@@ -69,7 +69,7 @@ impl Canvas {
         Self { width, height, pixels: vec![colour; width * height] }
     }
 
-    /// Paints each pixel with a colour as far as `coverage` says, from 0 to 1.
+    /// Blends a colour into each pixel by its `coverage`, from 0 to 1.
     fn paint(&mut self, colour: [f32; 3], coverage: impl Fn(f32, f32) -> f32) {
         for (at, pixel) in self.pixels.iter_mut().enumerate() {
             let (x, y) = ((at % self.width) as f32, (at / self.width) as f32);
@@ -80,7 +80,7 @@ impl Canvas {
         }
     }
 
-    /// Multiplies each pixel with the light that falls on it.
+    /// Multiplies each pixel by the light that falls on it.
     fn shade(&mut self, light: impl Fn(f32, f32) -> f32) {
         for (at, pixel) in self.pixels.iter_mut().enumerate() {
             let light = light((at % self.width) as f32, (at / self.width) as f32);
@@ -111,7 +111,7 @@ impl Canvas {
     }
 }
 
-/// The digit cut out along its strokes and enlarged to a height, with a pen's edges.
+/// The digit, cropped to its strokes and enlarged to a height, with edges as sharp as a pen's.
 fn mask(digit: &GrayImage, height: u32) -> GrayImage {
     let (mut left, mut top, mut right, mut bottom) = (28, 28, 0, 0);
     for (x, y, value) in digit.enumerate_pixels() {
@@ -131,7 +131,7 @@ fn mask(digit: &GrayImage, height: u32) -> GrayImage {
     large
 }
 
-/// Inside or outside of a line along `distance` zero.
+/// Coverage by a line along which `distance` is zero; to be clamped to 0 to 1.
 fn line(distance: f32, width: f32) -> f32 {
     width / 2.0 + 0.5 - distance.abs()
 }
@@ -149,7 +149,7 @@ pub fn picture(digit: &GrayImage, scene: Scene, seed: u64) -> Vec<u8> {
             crate::jpeg(&canvas.shot(2.0, &mut rng), 85)
         }
         Scene::FurthestAway => {
-            // A few pixels of what is looked at first, where a narrow digit is as good as a rectangle.
+            // A few pixels of the view searched first, where a narrow digit looks like a rectangle.
             let size = (rng.random_range(1980..2001), rng.random_range(1480..1501));
             let mut canvas = Canvas::new(size.0, size.1, PAPER);
             let place = (rng.random_range(100..1800), rng.random_range(100..1300));
@@ -174,10 +174,10 @@ pub fn picture(digit: &GrayImage, scene: Scene, seed: u64) -> Vec<u8> {
     }
 }
 
-/// A digit of 110 pixels somewhere on the paper that fills the picture of a phone.
+/// A digit of 110 pixels somewhere on a sheet of paper that fills a phone's picture.
 fn from_above(digit: &GrayImage, rng: &mut StdRng) -> RgbImage {
     let mut picture = RgbImage::new(4000, 3000);
-    // The same grain over and over: what takes time is the random numbers.
+    // The same grain is tiled, because drawing random numbers is slow.
     imageops::tile(&mut picture, &Canvas::new(500, 500, PAPER).shot(2.0, rng));
     let mut canvas = Canvas::new(200, 200, PAPER);
     canvas.digit(&mask(digit, 110), (40, 40), PEN);
@@ -186,7 +186,7 @@ fn from_above(digit: &GrayImage, rng: &mut StdRng) -> RgbImage {
     picture
 }
 
-/// A canvas of 400 x 400 with the digit about its middle.
+/// A canvas of 400 x 400 with the digit near its centre.
 fn arranged(mask: &GrayImage, scene: Scene, rng: &mut StdRng) -> Canvas {
     let is_on_desk = matches!(scene, Scene::StickyNote | Scene::SheetOnTable);
     let mut canvas = Canvas::new(400, 400, if is_on_desk { [110.0, 78.0, 52.0] } else { PAPER });
@@ -243,7 +243,7 @@ fn arranged(mask: &GrayImage, scene: Scene, rng: &mut StdRng) -> Canvas {
     canvas
 }
 
-/// Cut along the strokes: nothing of the sheet is left but what lies between them.
+/// Cropped to the strokes: all that is left of the sheet is the space between them.
 fn cut_out(digit: &GrayImage, scene: Scene, rng: &mut StdRng) -> Vec<u8> {
     if scene == Scene::TinyCutOut {
         let whole = imageops::resize(&mask(digit, 28), 28, 28, imageops::FilterType::CatmullRom);
@@ -310,7 +310,7 @@ pub fn blanks() -> Vec<Blank> {
 /// What a canvas shows, and the canvas.
 type Named = (&'static str, Canvas);
 
-/// Sheets under some light, with what is printed on sheets.
+/// Sheets in different light, and with printed lines and frames.
 fn sheets() -> Vec<Named> {
     let sheet = || Canvas::new(400, 300, PAPER);
     let [mut lamp, mut shadow, mut lined, mut form, mut frame, mut underline] =
@@ -342,7 +342,7 @@ fn sheets() -> Vec<Named> {
     ]
 }
 
-/// What has as many strokes as a sheet has room for.
+/// Patterns with as many strokes as a sheet has room for.
 fn patterns() -> Vec<Named> {
     let grid = |step: f32, colour| {
         let mut canvas = Canvas::new(400, 300, PAPER);
@@ -363,7 +363,7 @@ fn patterns() -> Vec<Named> {
     ]
 }
 
-/// Upright dashes, `across` pixels from one to the next and `down` from row to row.
+/// Vertical dashes, `across` pixels apart, in rows `down` pixels apart.
 fn dashes(side: usize, across: usize, down: usize) -> Canvas {
     let mut canvas = Canvas::new(side, side, [250.0; 3]);
     canvas.paint([20.0; 3], |x, y| {
@@ -373,7 +373,7 @@ fn dashes(side: usize, across: usize, down: usize) -> Canvas {
     canvas
 }
 
-/// As many strokes as a view has room for, in a file without loss.
+/// As many strokes as a view has room for, in a lossless file.
 pub fn strokes(side: usize) -> Vec<u8> {
     let (across, down) = if side <= 128 { (2, 7) } else { (4, 10) };
     let mut rng = StdRng::seed_from_u64(0);

@@ -1,7 +1,7 @@
-//! What tests compare with that is too large for the repository, and the list of what was skipped.
+//! Test data that is too large for the repository, and the list of skipped tests.
 //!
-//! A test that cannot run here says so by [`skip`] and returns. The harness counts it as passed, so
-//! the reason is also added to the file that `IMAGEFLEET_SKIPS` names: `scripts/test.sh` prints that
+//! A test that cannot run here calls [`skip`] and returns. The harness counts it as passed, so the
+//! reason is also appended to the file that `IMAGEFLEET_SKIPS` names: `scripts/test.sh` prints that
 //! list at its end, and `.ci/run` fails on a skip that `tests/skips.txt` does not allow.
 #![forbid(unsafe_code)]
 
@@ -11,8 +11,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-/// A file or folder of the large data, which `IMAGEFLEET_TEST_DATA` says the place of. Where it is not
-/// there the calling test is skipped.
+/// A file or folder below `IMAGEFLEET_TEST_DATA`. If it does not exist, the calling test is
+/// recorded as skipped, and the result is `None`.
 ///
 /// # Panics
 ///
@@ -30,7 +30,7 @@ pub fn large(path: &str) -> Option<PathBuf> {
     Some(found)
 }
 
-/// Says that the calling test does not run here, and why.
+/// Records that the calling test is skipped, and why.
 ///
 /// # Panics
 ///
@@ -40,7 +40,7 @@ pub fn skip(reason: &str) {
     let line = format!("{}::{}: {reason}", binary(), thread.name().unwrap_or("test"));
     eprintln!("SKIPPED: {line}");
     let Some(list) = env::var_os("IMAGEFLEET_SKIPS") else { return };
-    // One write of one line: tests of several processes add to the same file.
+    // A single write of one line, because several processes append to the same file.
     let written = OpenOptions::new()
         .append(true)
         .create(true)

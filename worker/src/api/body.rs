@@ -1,9 +1,9 @@
 //! Reads every request body to its end before the route sees it.
 //!
-//! One place limits size, time and memory of all bodies. Memory is charged as the bytes arrive, so
-//! a client that announces much and sends little does not keep others out. The body of a refused
-//! request is read and discarded for a while, because a client that is still sending would find its
-//! connection reset and never read the answer.
+//! The size, time and memory limits of all bodies are enforced here. Memory is charged as the bytes
+//! arrive, so a client that announces a large body and sends little does not lock out others. The
+//! body of a refused request is read and discarded for a while: a client that is still sending
+//! would otherwise find its connection reset and never read the answer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,20 +20,20 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::memory::{Allowance, Charge};
 use super::{App, Problem, inflate};
 
-/// What the routes know of a request besides its head and body.
+/// What the routes know about a request besides its head and body.
 #[derive(Debug, Clone)]
 pub struct Arrival {
     /// When the upload was complete.
     pub received_at: Instant,
-    /// The deadline: after it the answer has no value.
+    /// The deadline, after which the answer is of no value.
     pub deadline: Instant,
-    /// The memory that it may still take.
+    /// The memory that the request may still use.
     pub(super) memory: Arc<Allowance>,
 }
 
-/// How long an upload waits for memory of other requests while it holds some itself.
+/// How long each part of an upload waits for other requests to release memory.
 const MEMORY_WAIT: Duration = Duration::from_secs(1);
-/// How much of the body of a refused request is discarded, and for how long.
+/// The most bytes of a refused request's body to discard, and the longest time to spend on it.
 const MOST_DISCARDED: usize = 256 << 20;
 const LONGEST_DISCARD: Duration = Duration::from_secs(10);
 
@@ -72,7 +72,7 @@ struct Gathered {
 }
 
 impl Upload<'_> {
-    /// The body, and the memory it holds until the answer is made.
+    /// The body, and the charge for its memory until the answer is made.
     async fn read(&self, body: Body) -> Result<(Bytes, Charge), Problem> {
         let mut charge = self.memory.charge(0)?;
         if axum::body::HttpBody::is_end_stream(&body) {
@@ -103,7 +103,7 @@ impl Upload<'_> {
                 charge.grow_by(missing, until).await
             };
             if let Err(problem) = room {
-                // What came is not kept while the rest is thrown away, and not charged.
+                // The bytes received are neither kept nor charged while the rest is discarded.
                 drop((gathered, chunk));
                 charge.clear();
                 return Err(self.refuse(body, problem).await);
@@ -116,7 +116,7 @@ impl Upload<'_> {
     /// The next piece of the body, `None` at its end.
     async fn next(&self, body: &mut Body, received: usize) -> Result<Option<Bytes>, Problem> {
         let limits = &self.app.limits;
-        // Bytes that arrive earn time for later ones, so a trickle ends just as silence does.
+        // Bytes received extend the time limit, so a trickle is cut off just as silence is.
         let earned = received as f64 / f64::from(limits.min_rate.max(1));
         let slowest = self.began + limits.body_idle + Duration::from_secs_f64(earned);
         loop {
@@ -145,7 +145,7 @@ impl Upload<'_> {
         Problem::TooLarge(format!("the body is larger than the {limit} bytes allowed"))
     }
 
-    /// Reads on for a while; however far that comes, the answer is the same.
+    /// Keeps reading for a while; the answer is the same however much arrives.
     async fn refuse(&self, mut body: Body, problem: Problem) -> Problem {
         if !self.headers.contains_key(header::EXPECT) {
             let mut left = MOST_DISCARDED;
@@ -167,7 +167,7 @@ impl Gathered {
         self.first.len() + self.whole.len()
     }
 
-    /// Memory that a further piece needs, where no more than `most` bytes will come.
+    /// Memory that another piece needs, given that at most `most` bytes will arrive.
     fn missing(&self, piece: usize, most: usize) -> usize {
         let needed = self.len() + piece;
         if self.len() == 0 {
@@ -178,7 +178,7 @@ impl Gathered {
         if needed <= capacity { 0 } else { larger - capacity }
     }
 
-    /// Takes a further piece, for which `missing` bytes were charged.
+    /// Adds another piece, for which `missing` bytes were charged.
     fn add(&mut self, piece: Bytes, missing: usize) {
         if self.len() == 0 {
             self.first = piece;
@@ -198,7 +198,7 @@ impl Gathered {
 }
 
 impl App {
-    /// How long the caller of a request waits for its answer.
+    /// How long the client waits for its answer.
     fn patience(&self, headers: &HeaderMap) -> Duration {
         let longest = self.limits.deadline;
         headers
@@ -219,7 +219,7 @@ mod tests {
 
     use super::*;
 
-    /// A body that never ends after these pieces.
+    /// A body that yields these pieces and then never ends.
     struct Endless(Vec<Bytes>);
 
     impl HttpBody for Endless {

@@ -1,7 +1,7 @@
-//! What every answer gets at the end: the endpoint's name, and JSON for errors.
+//! Finishes every answer: adds the endpoint's name and turns errors into JSON.
 //!
-//! axum's own refusals (no such method, a query that does not parse) come as plain text; they are
-//! rewritten here, so that a client meets one shape of error only. Every answer is counted here.
+//! axum's own refusals (no such method, a query that does not parse) are plain text. They are
+//! rewritten here, so that clients see only one form of error. Every answer is also counted here.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use super::{App, Arrival, Problem, load_report};
 /// Longest text of a refusal that is kept.
 const LONGEST_REFUSAL: usize = 1 << 16;
 
-/// Middleware: the outermost of all.
+/// Middleware: the outermost layer.
 pub(super) async fn finish(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let began = Instant::now();
     let route = route_name(request.uri().path());
@@ -46,7 +46,7 @@ pub(super) async fn finish(State(app): State<Arc<App>>, request: Request, next: 
     response
 }
 
-/// HTTP/1.1 wants to know the host, once.
+/// Checks the `Host` field, which HTTP/1.1 requires exactly once.
 fn check_host(request: &Request) -> Result<(), Problem> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let valid = |host: &HeaderValue| {
@@ -61,8 +61,8 @@ fn check_host(request: &Request) -> Result<(), Problem> {
     }
 }
 
-/// The answer of a route even if it panics: the cause is in the request, and the text of the panic
-/// only goes to the log.
+/// The answer of a route, even if it panics. A panic is blamed on the request; its message only
+/// goes to the log.
 async fn caught(answer: impl Future<Output = Response>) -> Response {
     let mut answer = std::pin::pin!(answer);
     let polled = std::future::poll_fn(|context| {
@@ -101,7 +101,7 @@ async fn in_json(response: Response, method: &Method) -> Response {
     rewritten
 }
 
-/// A short fixed set of names, so that arbitrary paths cannot grow the metrics.
+/// One of a small fixed set of names, so that arbitrary paths cannot inflate the metrics.
 fn route_name(path: &str) -> &'static str {
     match path {
         wire::path::PREDICT => wire::path::PREDICT,

@@ -1,8 +1,8 @@
 //! What a client uploaded: the raw image as the body, or a form with the image as a part.
 //!
-//! The reading is the balancer's own ([`message`]), so that both find the same in a request. It is as
-//! lenient as the clients of the original experiment need: the part needs no type and no file name,
-//! and parts that mean nothing here are skipped.
+//! Parsing is shared with the balancer ([`message`]), so that both read a request the same way. It
+//! is as lenient as the clients of the original experiment need: the part needs no type and no file
+//! name, and unknown parts are skipped.
 
 use axum::body::Bytes;
 use axum::http::HeaderMap;
@@ -10,23 +10,23 @@ use message::{ContentType, Model, Submission};
 
 use super::Problem;
 
-/// Classes of an answer where the client does not say.
+/// Number of classes in an answer if the client does not specify it.
 const DEFAULT_TOP_K: usize = 5;
 
-/// An upload, taken apart.
+/// A parsed upload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upload {
-    /// The image, or where it is.
+    /// The image, or its address.
     pub image: Image,
     /// The model that the query or the form asks for.
     pub model: Model<'static>,
-    /// How many classes are wanted.
+    /// Number of classes requested.
     pub top_k: usize,
-    /// Whether the answer shows what the model was given.
+    /// Whether the answer includes the model's input.
     pub shows_input: bool,
 }
 
-/// An image, or where it is.
+/// An image, or its address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Image {
     /// The bytes of the file.
@@ -35,7 +35,7 @@ pub enum Image {
     Address(String),
 }
 
-/// Parses a request: its query, its header fields and its body, which is no longer compressed.
+/// Parses a request: its query, its header fields and its body, which must be decompressed already.
 pub fn read(query: Option<&str>, fields: &HeaderMap, body: &Bytes) -> Result<Upload, Problem> {
     let Submission { image, model, top_k, shows_input, servers: _ } =
         Submission::read(query, &ContentType::of(fields)?, body)?;

@@ -1,4 +1,4 @@
-//! Whether the process lives and is ready, and what it counted.
+//! Liveness, readiness and metrics of the process.
 
 use std::sync::Arc;
 

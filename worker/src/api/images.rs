@@ -1,12 +1,12 @@
-//! From uploaded bytes to an input row, on threads that may block, a bounded number at a time.
+//! Turns uploaded bytes into an input row, on a bounded number of blocking threads.
 //!
-//! A picture of a few thousand pixels takes less time than waking another thread, and is decoded where
-//! it arrives, unless there is so much on it that it takes longer: others wait for that thread.
+//! A picture of a few thousand pixels decodes faster than another thread wakes up, so it is decoded
+//! where it arrives, unless its contents make that slow: other requests wait for that thread.
 //!
-//! Decoding is tried with a small allowance first, as many at once as there are cores; a picture
-//! whose header asks for more waits for the one large place, so that memory stays bounded however
-//! many large pictures arrive together. One that is too large for that too is decoded with half the
-//! detail, if there is memory for it then.
+//! Decoding is first tried with a small allowance, for as many pictures at once as there are cores.
+//! A picture whose header asks for more waits for the single large slot, so that memory stays
+//! bounded however many large pictures arrive together. A picture too large even for that is
+//! decoded at half the detail, if there is memory for it then.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -25,19 +25,19 @@ use crate::preprocess::{
 use crate::repository::{Features, Input};
 use crate::serving::Served;
 
-/// The allowance of the first try: 12 megapixels of a JPEG that is decoded reduced, 7 of others.
+/// The first attempt's allowance: 12 megapixels for a JPEG decoded at reduced size, 7 for others.
 const SMALL: Limits = Limits { max_pixels: 12_600_000, max_bytes: 20 << 20 };
 
 /// Pictures small enough for the thread that reads requests: about 100 microseconds of work.
 const TINY: Limits = Limits { max_pixels: 16_384, max_bytes: 1 << 20 };
-/// ... from files up to this size ...
+/// Largest file of such a picture.
 const TINY_FILE: usize = 32 << 10;
-/// ... in this time; what takes longer is begun anew on a thread that may block.
+/// Longest time for such a picture; a slower one is started over on a blocking thread.
 const AT_ONCE: Duration = Duration::from_millis(5);
-/// After this much work on pictures a thread serves its other requests.
+/// After this much work on a picture, the thread yields to its other requests.
 const TURN: Duration = Duration::from_micros(500);
 
-/// Decodes pictures, with a limit on how many at a time.
+/// Decodes a limited number of pictures at a time.
 #[derive(Debug)]
 pub(super) struct Images {
     small: Arc<Semaphore>,
@@ -46,7 +46,7 @@ pub(super) struct Images {
     metrics: Arc<Metrics>,
 }
 
-/// The version that will look at a picture, or the two that the picture decides between.
+/// The version that a picture is for, or the two that its contents decide between.
 #[derive(Debug, Clone)]
 pub(super) enum Viewer {
     /// This version, whatever the picture shows.
@@ -61,7 +61,7 @@ pub(super) enum Viewer {
 }
 
 impl Viewer {
-    /// The version that looks at a picture which turned out like this.
+    /// The version for a picture, once it is prepared.
     pub(super) fn of(&self, prepared: &Prepared) -> &Arc<Served> {
         match self {
             Self::One(served) => served,
@@ -108,26 +108,26 @@ fn image_input(served: &Served) -> Result<&Input, Problem> {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Prepared {
     pub(super) features: Vec<f32>,
-    /// Whether it was taken for a digit and not for a photo.
+    /// Whether it was recognised as a digit rather than a photo.
     pub(super) is_digit: bool,
     pub(super) width: u32,
     pub(super) height: u32,
-    /// From when it was there until it was being decoded, with what was begun in vain.
+    /// Time spent before its decoding began, including abandoned attempts.
     pub(super) waited: Duration,
     pub(super) decode: Duration,
     pub(super) preprocess: Duration,
 }
 
-/// What decoding a picture may take.
+/// Limits of decoding a picture.
 #[derive(Debug, Clone, Copy)]
 struct Allowance {
     limits: Limits,
     deadline: Instant,
-    /// What needs more is not tried again.
+    /// Whether a picture that needs more is not tried again.
     is_last: bool,
 }
 
-/// A picture, or what is wrong with it; or why it was not looked at.
+/// A picture, or what is wrong with it; or why the attempt did not finish.
 type Tried = Result<Result<Prepared, ImageError>, Problem>;
 
 impl Images {
@@ -136,7 +136,7 @@ impl Images {
         Self { small, large, limits, metrics }
     }
 
-    /// Decodes a picture and prepares it for the version that will look at it.
+    /// Decodes a picture and prepares it for the version that it is for.
     pub(super) async fn prepare(
         &self,
         bytes: Bytes,
@@ -202,13 +202,13 @@ impl Images {
     }
 }
 
-/// What decoding may take of the memory that is left to a request.
+/// The limits of decoding, given the memory that a request has left.
 fn allowed(arrival: &Arrival) -> Limits {
     let bytes = u64::try_from(arrival.memory.left()).unwrap_or(u64::MAX);
     Limits { max_pixels: u64::MAX, max_bytes: bytes }
 }
 
-/// Decodes a tiny picture here and now; `None` when it is not one, or is not ready at `until`.
+/// Decodes a tiny picture on this thread; `None` if it is not tiny, or not done by `until`.
 fn at_once(
     bytes: &[u8],
     inputs: Inputs<'_>,
@@ -272,7 +272,7 @@ fn prepare_one(
 }
 
 impl Allowance {
-    /// The same for a first try with this allowance.
+    /// This allowance, reduced to `most` for a first attempt.
     fn at_most(self, most: Limits) -> Self {
         let limits = most.at_most(self.limits);
         Self { limits, is_last: self.is_last && limits == self.limits, ..self }
@@ -312,7 +312,7 @@ mod tests {
         };
         assert!(prepared(later, later).unwrap().is_ok());
         assert!(prepared(later, now).is_none());
-        // Its own time is over: nothing is begun anew.
+        // Its own deadline has passed: it is not started over.
         assert!(matches!(prepared(now, later), Some(Err(ImageError::Stopped))));
     }
 }

@@ -1,4 +1,4 @@
-//! Decompresses gzip and deflate request bodies, never beyond the limit of plain bodies.
+//! Decompresses gzip and deflate request bodies, never beyond the limit for plain bodies.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use message::coding::Unpacking;
 use super::Problem;
 use super::memory::{Allowance, Charge};
 
-/// Unpacks a body on a thread that may block.
+/// Unpacks a body on a blocking thread.
 pub(super) async fn inflate(
     packed: Bytes,
     coding: Coding,
@@ -25,7 +25,7 @@ pub(super) async fn inflate(
 /// Initial memory for decompressed bytes.
 const PIECE: usize = 64 << 10;
 
-/// Unpacks a body into at most `limit` bytes, each of them charged.
+/// Unpacks a body into at most `limit` bytes, all of them charged.
 pub(super) fn unpack(
     coding: Coding,
     packed: &[u8],
@@ -36,7 +36,7 @@ pub(super) fn unpack(
     let mut plain = Vec::new();
     loop {
         if plain.len() == plain.capacity() {
-            // Doubling, as a vector grows; the old one lives until its bytes are copied.
+            // Doubles like a vector; the old buffer lives until its bytes are copied.
             let more = plain.capacity().clamp(PIECE, (limit + 1).max(PIECE));
             charge.grow(more)?;
             plain.reserve_exact(more);

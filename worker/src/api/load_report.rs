@@ -1,9 +1,9 @@
-//! ORCA load reports: an answer says how loaded the worker is, when the request asks for it.
+//! ORCA load reports: an answer carries the worker's load if the request asks for it.
 //!
 //! `endpoint-load-metrics-format: json` gets `endpoint-load-metrics: JSON {"named_metrics":…}`;
-//! `text` gets the same as `TEXT named_metrics.queue=3, …`. The balancer corrects its own counts by
-//! the rows that wait (`queue`) and limits what it sends by the rows taken at a time
-//! (`concurrency`).
+//! `text` gets the same as `TEXT named_metrics.queue=3, …`. The balancer corrects its own counts
+//! with the number of waiting rows (`queue`), and limits what it sends by the number of rows taken
+//! at a time (`concurrency`).
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -12,14 +12,14 @@ use crate::serving::Snapshot;
 const WANTED: HeaderName = HeaderName::from_static("endpoint-load-metrics-format");
 const REPORT: HeaderName = HeaderName::from_static("endpoint-load-metrics");
 
-/// The two spellings of a report.
+/// The two formats of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
     Json,
     Text,
 }
 
-/// The report that a request asks for; none for a format we do not speak.
+/// The report format that a request asks for; `None` if it is not supported.
 pub(super) fn wanted(headers: &HeaderMap) -> Option<Format> {
     match headers.get(WANTED)?.to_str().ok()?.to_ascii_lowercase().as_str() {
         "json" => Some(Format::Json),

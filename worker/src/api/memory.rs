@@ -1,10 +1,10 @@
 //! The memory that requests may hold: a limit for each, and one for all together.
 //!
 //! Everything that a request makes the worker hold is charged before it is allocated: the body as
-//! its bytes arrive and unpacked, parsed values, tensors, outputs, the answer. A request over its
-//! own limit is too large (413); one that finds the common memory in use may try again (429). An
-//! answer stays for as long as its reader takes, so all answers together may hold only half of it:
-//! slow readers keep no request out.
+//! it arrives and once unpacked, parsed values, tensors, outputs, the answer. A request over its
+//! own limit is too large (413); if the shared memory is in use, it may try again (429). An answer
+//! occupies memory until its client has read it, so all answers together may hold only half of the
+//! shared memory: slow readers do not lock out requests.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,8 +17,7 @@ use super::Problem;
 use crate::config::most_memory;
 use crate::metrics::{Metrics, Rejection};
 
-/// Charged at a time for many small allocations, so that not each of them costs an atomic
-/// operation.
+/// Step of charging for small allocations, so that not each of them costs an atomic operation.
 const STEP: usize = 4096;
 /// Answers up to this size fit the buffers of a connection and are not counted while they are written.
 const SMALL_ANSWER: usize = 16 << 10;
@@ -28,9 +27,9 @@ const SMALL_ANSWER: usize = 16 << 10;
 pub(super) struct Pool {
     used: AtomicUsize,
     limit: usize,
-    /// The bound of one request.
+    /// The limit of each request.
     each: usize,
-    /// What is used by answers that are made and not read yet.
+    /// Memory of finished answers that have not been read yet.
     unread: AtomicUsize,
     freed: Notify,
     metrics: Arc<Metrics>,
@@ -41,11 +40,11 @@ pub(super) struct Pool {
 pub(super) struct Allowance {
     pool: Arc<Pool>,
     used: AtomicUsize,
-    /// The bound: that of the pool, or less for a small request.
+    /// The limit: the pool's limit per request, or less for a small one.
     limit: AtomicUsize,
-    /// The bytes that it brought.
+    /// Number of bytes received with it.
     received: AtomicUsize,
-    /// The most that was used at once.
+    /// The peak of `used`.
     most: AtomicUsize,
 }
 
@@ -54,7 +53,7 @@ pub(super) struct Allowance {
 pub(super) struct Charge {
     allowance: Arc<Allowance>,
     bytes: usize,
-    /// How many of them nothing uses yet.
+    /// How many of them are not used yet.
     spare: usize,
 }
 
@@ -65,7 +64,7 @@ struct Charged {
     _unread: Option<Unread>,
 }
 
-/// The part of an answer in what is not read yet.
+/// An answer's share of the unread bytes.
 struct Unread {
     pool: Arc<Pool>,
     bytes: usize,
@@ -101,7 +100,7 @@ impl Pool {
         Problem::Overloaded(why.to_owned())
     }
 
-    /// For a new request.
+    /// The allowance of a new request.
     pub(super) fn allowance(self: &Arc<Self>) -> Arc<Allowance> {
         let [used, received, most] = [const { AtomicUsize::new(0) }; 3];
         Arc::new(Allowance {
@@ -115,25 +114,25 @@ impl Pool {
 }
 
 impl Allowance {
-    /// Charges `bytes`, to begin with.
+    /// A new charge, of `bytes` to begin with.
     pub(super) fn charge(self: &Arc<Self>, bytes: usize) -> Result<Charge, Problem> {
         let mut charge = Charge { allowance: Arc::clone(self), bytes: 0, spare: 0 };
         charge.grow(bytes)?;
         Ok(charge)
     }
 
-    /// What the request may still take of its own bound.
+    /// How much of its own limit the request may still use.
     pub(super) fn left(&self) -> usize {
         self.limit().saturating_sub(self.used.load(Ordering::Relaxed))
     }
 
-    /// Bounds the request by the bytes that it brought: few of them must not cause much.
+    /// Limits the request by its size: a small one must not take much memory.
     pub(super) fn bound_by(&self, received: usize) {
         self.limit.store(most_memory(received, self.pool.each), Ordering::Relaxed);
         self.received.store(received, Ordering::Relaxed);
     }
 
-    /// The bytes that the request brought.
+    /// Number of bytes received with the request.
     pub(super) fn received(&self) -> usize {
         self.received.load(Ordering::Relaxed)
     }
@@ -142,7 +141,7 @@ impl Allowance {
         self.limit.load(Ordering::Relaxed)
     }
 
-    /// The most that the request took at any time.
+    /// The peak memory use of the request.
     pub(super) fn most(&self) -> usize {
         self.most.load(Ordering::Relaxed)
     }
@@ -178,12 +177,12 @@ impl Allowance {
 }
 
 impl Charge {
-    /// Charges more, or says why not.
+    /// Charges more, or returns why it cannot.
     pub(super) fn grow(&mut self, bytes: usize) -> Result<(), Problem> {
         self.try_grow(bytes).map_err(|short| self.allowance.problem(short))
     }
 
-    /// Charges more, and waits while others hold what is missing.
+    /// Charges more, waiting while other requests hold the missing memory.
     pub(super) async fn grow_by(&mut self, bytes: usize, until: Instant) -> Result<(), Problem> {
         let pool = Arc::clone(&self.allowance.pool);
         loop {
@@ -202,13 +201,12 @@ impl Charge {
         self.allowance.charge(0)
     }
 
-    /// Bytes that keep this charge for as long as they are there.
+    /// Bytes that hold this charge for as long as they live.
     pub(super) fn hold(self, bytes: Vec<u8>) -> Bytes {
         Bytes::from_owner(Charged { bytes, _charge: self, _unread: None })
     }
 
-    /// The bytes of an answer, which are charged until they are written; what else this charge was for
-    /// is given back.
+    /// The bytes of an answer, charged until they are written; the rest of this charge is released.
     pub(super) fn answer(mut self, mut bytes: Vec<u8>) -> Result<Bytes, Problem> {
         if bytes.len() < SMALL_ANSWER {
             return Ok(bytes.into());
@@ -228,7 +226,7 @@ impl Charge {
         self.shrink(0);
     }
 
-    /// Gives back what is more than `bytes`.
+    /// Gives back everything beyond `bytes`.
     fn shrink(&mut self, bytes: usize) {
         let surplus = self.bytes.saturating_sub(bytes);
         self.bytes -= surplus;
@@ -326,7 +324,7 @@ mod tests {
             text.resize(90_000, b'x');
             pool.allowance().charge(counted).unwrap().answer(text)
         };
-        // Of what was counted before an answer was written only its length stays.
+        // Of what was charged for writing an answer, only its length remains.
         let unread = [answer(200_000).unwrap(), answer(120_000).unwrap()];
         assert_eq!(answer(200_000).unwrap_err().status(), 429);
         assert_eq!((status(&pool.allowance(), 200_000), unread[0].len()), (200, 90_000));

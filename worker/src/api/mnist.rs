@@ -14,7 +14,7 @@ use super::stages::server_timing;
 use super::{App, Arrival, Problem, form};
 use crate::model::rank;
 
-/// The model this route asks.
+/// The model that this route uses.
 const MODEL: &str = "mnist";
 
 /// `POST /mnist`: a raw image, or a form with the part `image`.

@@ -1,7 +1,7 @@
 //! HTTP in front of the models.
 //!
-//! Every request passes [`finish`] (counting, one shape of error), then [`body`] (size, patience,
-//! memory), then its route. All routes share one path to a model: prepare, then infer.
+//! Every request passes [`finish`] (counting, uniform errors), then [`body`] (limits of size, time
+//! and memory), then its route. All routes share one path to a model: prepare, then infer.
 
 mod body;
 mod fetch;
@@ -54,7 +54,7 @@ use crate::metrics::{Metrics, Rejection};
 use crate::serving::loader::Order;
 use crate::serving::{Refusal, Served, Snapshot};
 
-/// What all requests share.
+/// State shared by all requests.
 #[derive(Debug)]
 pub struct App {
     snapshot: Arc<ArcSwap<Snapshot>>,
@@ -63,17 +63,17 @@ pub struct App {
     images: Images,
     fetcher: Fetcher,
     memory: Arc<Pool>,
-    /// Admits one large request or answer at a time to be read or written.
+    /// Limits the parsing and writing of large requests and answers to one at a time.
     heavy: Arc<Semaphore>,
-    /// Returns memory that requests have freed to the system.
+    /// Returns memory freed by requests to the system.
     tidier: Tidier,
     draining: AtomicBool,
-    /// To the loader of the model repository, where there is one.
+    /// Channel to the loader of the model repository, if there is one.
     orders: Option<Sender<Order>>,
 }
 
 impl App {
-    /// An application that answers from what `snapshot` points at.
+    /// An application that serves the snapshot that `snapshot` points to.
     pub fn new(config: &Config, snapshot: Arc<ArcSwap<Snapshot>>, metrics: Arc<Metrics>) -> Self {
         let limits = config.request;
         Self {
@@ -90,7 +90,7 @@ impl App {
         }
     }
 
-    /// Passes the orders of clients (load, unload) to a loader.
+    /// Passes clients' orders (load, unload) to a loader.
     #[must_use]
     pub fn with_orders(self, orders: Sender<Order>) -> Self {
         Self { orders: Some(orders), ..self }
@@ -101,12 +101,12 @@ impl App {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Whether new requests are welcome.
+    /// Whether the worker is ready for new requests.
     pub fn is_ready(&self) -> bool {
         !self.draining.load(Ordering::Relaxed) && self.snapshot.load().is_ready()
     }
 
-    /// Asks a model, and counts its refusals.
+    /// Runs a model, and counts its refusals.
     async fn infer(
         &self,
         served: &Served,
@@ -124,7 +124,7 @@ impl App {
         if output.values.iter().all(|value| value.is_finite()) {
             return Ok(output);
         }
-        // The weights are finite, so the input is what made it overflow.
+        // The weights are finite, so the input must have caused the overflow.
         Err(Problem::Malformed("the values are too large for the model to compute with".to_owned()))
     }
 }
@@ -149,7 +149,7 @@ pub fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// Serves paths whose letter case does not matter, which the router cannot match.
+/// Serves case-insensitive paths, which the router cannot match.
 async fn elsewhere(
     State(app): State<Arc<App>>,
     Extension(arrival): Extension<Arrival>,
@@ -166,7 +166,7 @@ async fn elsewhere(
 
 #[cfg(test)]
 impl App {
-    /// One as `worker serve` makes it without any flags, which serves this.
+    /// An application as created by `worker serve` without flags, serving `served`.
     fn with_defaults(served: Option<Arc<Served>>) -> Self {
         use clap::Parser;
 
@@ -184,7 +184,7 @@ impl App {
         Self::new(&config, snapshot, Arc::new(Metrics::new()))
     }
 
-    /// A request that has just come.
+    /// The arrival of a request that has just been received.
     fn arrival(&self) -> Arrival {
         let received_at = Instant::now();
         let deadline = received_at + std::time::Duration::from_secs(5);

@@ -1,8 +1,8 @@
-//! Who may load and unload models: programs, but no pages in a browser.
+//! Who may load and unload models: programs, but not web pages.
 //!
-//! A balancer and tools ask a worker under any name. A browser asks on behalf of a page, which may
-//! be of any site: one of another origin, or one whose name was made to point here. Browsers
-//! announce this, and then only a page of this machine itself is obeyed.
+//! Balancers and tools may address a worker by any name. A browser sends requests on behalf of a
+//! page, which may be of any site: one of another origin, or one whose name was made to point here.
+//! Browsers announce this, and then only a page of this machine itself is obeyed.
 
 use axum::extract::Request;
 use axum::middleware::Next;
@@ -11,7 +11,7 @@ use wire::operator::Caller;
 
 use super::Problem;
 
-/// Middleware of the routes that change what is served.
+/// Middleware for the routes that change what is served.
 pub(super) async fn no_pages(request: Request, next: Next) -> Response {
     let caller = Caller { headers: request.headers(), uri: request.uri() };
     let checked = if caller.is_page() {

@@ -1,7 +1,7 @@
 //! `/predict`: one image in, its label out.
 //!
 //! A client that asks for JSON by name gets the whole [`Prediction`]; any other gets the bare label
-//! as a JSON string and a newline, as the original experiment answered.
+//! as a JSON string and a newline, as in the original experiment.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use crate::batcher::Output;
 use crate::model::rank;
 use crate::serving::{Selector, Served};
 
-/// Most pixels of an input that is shown: 64 a side.
+/// Most pixels of an input to show: 64 per side.
 const MOST_SHOWN: usize = 4096;
 
 const HINT: &str = "Please, submit an image with POST method";
@@ -60,7 +60,7 @@ pub(super) async fn predict(
 }
 
 impl App {
-    /// The version that a request names; a name that is empty is that of the default model.
+    /// The version that a request names; an empty name means the default model.
     pub(super) fn served(&self, model: &Model<'_>) -> Result<Arc<Served>, Problem> {
         let snapshot = self.snapshot.load();
         let default = if model.name.is_empty() { snapshot.default_model() } else { None };
@@ -73,8 +73,8 @@ impl App {
         found.map(Arc::clone).map_err(|missing| Problem::missing(name, &missing, &snapshot))
     }
 
-    /// The version that will look at a picture: the one that the request names, or, for `auto`, the
-    /// model for pictures of its kind.
+    /// The version for a picture: the one that the request names or, for `auto`, the model for
+    /// pictures of its kind.
     pub(super) fn viewer(&self, model: &Model<'_>) -> Result<Viewer, Problem> {
         if !model.is_auto() {
             return Ok(Viewer::One(self.served(model)?));
@@ -87,7 +87,7 @@ impl App {
         }
     }
 
-    /// The bytes of an image, fetched when only its address was given.
+    /// The bytes of an image, fetched if only its address was given.
     pub(super) async fn file(&self, image: Image, arrival: &Arrival) -> Result<Bytes, Problem> {
         match image {
             Image::File(bytes) => Ok(bytes),
@@ -111,7 +111,7 @@ impl App {
         Ok((prepared, output, stages))
     }
 
-    /// What the model says of a picture, whose features it takes.
+    /// Runs the model on a picture, whose features are taken out of `prepared`.
     async fn judge(
         &self,
         viewer: &Viewer,
@@ -127,14 +127,14 @@ impl App {
     }
 }
 
-/// What a model was given, if that is small: a picture that can be drawn as large as it is.
+/// The model's input, if it is a picture small enough to be drawn at its actual size.
 fn shown(features: &[f32], served: &Served) -> Option<ModelInput> {
     let input = served.version.manifest.input.as_ref()?;
     let (area, channels) = (input.width * input.height, input.channels());
     if area > MOST_SHOWN || features.len() != area * channels {
         return None;
     }
-    // Planes become pixels again.
+    // Turn the planes back into pixels.
     let mut pixels = vec![0; features.len()];
     for (channel, plane) in features.chunks_exact(area).enumerate() {
         for (at, value) in plane.iter().enumerate() {

@@ -1,7 +1,7 @@
 //! Everything that can be wrong with a request, and the answer to each: a status and a sentence.
 //!
-//! One variant for each status, so that a mistake gets the same answer everywhere. The body is
-//! always [`wire::ErrorBody`] as JSON.
+//! One variant per status, so that a mistake gets the same answer everywhere. The body is always
+//! [`wire::ErrorBody`] as JSON.
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -31,7 +31,7 @@ pub enum Problem {
     /// 415: the media type or coding is not supported.
     #[error("{0}")]
     UnknownType(String),
-    /// 422: an image that does not decode, or one without the digit that is asked for.
+    /// 422: the image does not decode, or lacks the digit that is asked for.
     #[error("{0}")]
     Undecodable(String),
     /// 429: there is no room for the request now; try again.
@@ -66,7 +66,7 @@ impl Problem {
         }
     }
 
-    /// For models and versions that cannot answer; `snapshot` has those that can.
+    /// The problem for a model or version that cannot answer; `snapshot` contains those that can.
     pub fn missing(model: &str, missing: &Missing, snapshot: &Snapshot) -> Self {
         let name = quoted(model);
         match missing {
@@ -77,12 +77,12 @@ impl Problem {
         }
     }
 
-    /// For a file that a decoder panicked on.
+    /// The problem for a file that made a decoder panic.
     pub(super) fn undecodable() -> Self {
         Self::Undecodable("the image does not decode".to_owned())
     }
 
-    /// For a request that some library panicked on.
+    /// The problem for a request that made a library panic.
     pub(super) fn unreadable() -> Self {
         Self::Undecodable("this request cannot be read".to_owned())
     }
@@ -120,7 +120,7 @@ impl From<Refusal> for Problem {
                 Self::Overloaded("the queue of this model is full, try again".to_owned())
             }
             Refusal::Deadline => Self::Deadline,
-            // The log says why; paths and places in the source are not for clients.
+            // The log has the reason; paths and source locations are not for clients.
             Refusal::Failed(_) => Self::Internal("the model failed on this request".to_owned()),
         }
     }
@@ -144,7 +144,7 @@ const LONGEST_QUOTE: usize = 100;
 /// Longest text of an error.
 const LONGEST_ERROR: usize = 4096;
 
-/// The models that answer, for a client that asked for another.
+/// Lists the models that are ready, for a client that asked for another.
 fn known(snapshot: &Snapshot) -> String {
     let ready = snapshot.models.iter().filter(|(_, entry)| !entry.ready.is_empty());
     let names: Vec<&str> = ready.map(|(name, _)| name.as_str()).take(MOST_NAMED + 1).collect();
@@ -155,7 +155,7 @@ fn known(snapshot: &Snapshot) -> String {
     }
 }
 
-/// A name that a client made up, cut when it is long.
+/// Quotes a name chosen by a client, truncated if it is long.
 pub(super) fn quoted(name: &str) -> String {
     if name.len() <= LONGEST_QUOTE {
         return format!("{name:?}");
@@ -163,7 +163,7 @@ pub(super) fn quoted(name: &str) -> String {
     format!("{:?}...", &name[..name.floor_char_boundary(LONGEST_QUOTE)])
 }
 
-/// The one shape of an error answer.
+/// The common form of all error answers.
 pub(super) fn error_response(status: StatusCode, mut error: String) -> Response {
     if error.len() > LONGEST_ERROR {
         error.truncate(error.floor_char_boundary(LONGEST_ERROR));

@@ -1,5 +1,5 @@
-//! Requests read as the server reads them, without a server: for fuzz targets and tests that
-//! generate requests and judge what reading them takes.
+//! Parses requests as the server does, without a server: for fuzz targets, and for tests that
+//! generate requests and judge what parsing them takes.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub enum Protocol<'a> {
     OpenInference(&'a HeaderMap),
 }
 
-/// How many rows of a model a body contains, if it may take this many bytes of memory.
+/// Counts the rows for a model in a body, which may take this many bytes of memory.
 pub fn count_rows(
     protocol: Protocol<'_>,
     body: &Bytes,

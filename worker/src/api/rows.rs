@@ -1,4 +1,4 @@
-//! The one path of rows to a model, whatever protocol they came by.
+//! The one path of rows to a model, whichever protocol they came by.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::serving::Served;
 /// One row of a request.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Row {
-    /// An image as floats from 0 to 1: rows of pixels of channels.
+    /// An image as floats from 0 to 1, in the order height, width, channels.
     Pixels(Vec<f32>),
     /// An image file.
     Encoded(Bytes),
@@ -24,15 +24,15 @@ pub(super) enum Row {
     Cells(Vec<Cell>),
 }
 
-/// Rows, and the memory that they take.
+/// Rows, and the charge for their memory.
 pub(super) type Charged = (Vec<Row>, Charge);
 
 /// Most rows of one request.
 const MOST_ROWS: usize = 65_536;
-/// Pixels of all images of one request, however little it brought ...
+/// Pixels that all images of one request may have, however small it is ...
 const ANY_PIXELS: u64 = 64_000_000;
-/// ... and for each of its bytes: as many as a photo of one colour has. Images of a few bytes, of which a
-/// request may have thousands, can each have as many pixels as there may be.
+/// ... and more for each of its bytes: as many as in a photo of a single colour. A request may have
+/// thousands of images of a few bytes, each with as many pixels as an image may have.
 const PIXELS_OF_A_BYTE: u64 = 64;
 /// Largest value of an image after normalisation. Pixels are 0 to 1, at most 0 to 255; larger
 /// values overflow somewhere inside a network, whose clipping then hides it.
@@ -47,7 +47,7 @@ pub(super) fn check_count(rows: usize) -> Result<(), Problem> {
 }
 
 impl App {
-    /// Prepares all rows and asks the model once; says how long each stage took.
+    /// Prepares all rows and runs the model once; also returns how long each stage took.
     pub(super) async fn ask(
         &self,
         served: &Arc<Served>,
@@ -57,14 +57,14 @@ impl App {
         let row_len: usize = served.version.row_shape().iter().product();
         let count = rows.len();
         check_count(count)?;
-        // Features may be copied to larger memory, half of them at the most.
+        // Features may be copied to a larger buffer, at most half of them.
         let values = row_len + row_len / 2 + 2 * served.version.output_width();
         charge.grow(count.saturating_mul(values).saturating_mul(size_of::<f32>()))?;
         let mut features = Vec::new();
         let mut stages = Stages::default();
         for row in rows {
-            // Rows of a large request may take a while: yield to other requests, and look at the
-            // clock.
+            // Rows of a large request may take a while: yield to other requests, check
+            // the deadline.
             tokio::task::consume_budget().await;
             if Instant::now() >= arrival.deadline {
                 return Err(Problem::Deadline);
@@ -105,7 +105,7 @@ impl App {
     }
 }
 
-/// Refuses images that have many more pixels together than bytes.
+/// Refuses images that together have far more pixels than bytes.
 fn check_pixels(pixels: u64, received: usize) -> Result<(), Problem> {
     let received = u64::try_from(received).unwrap_or(u64::MAX);
     let most = ANY_PIXELS.saturating_add(received.saturating_mul(PIXELS_OF_A_BYTE));
@@ -117,7 +117,7 @@ fn check_pixels(pixels: u64, received: usize) -> Result<(), Problem> {
     )))
 }
 
-/// Refuses values that a network cannot compute with: it would give a confident answer.
+/// Refuses values that a network cannot compute with: it would still give a confident answer.
 fn check_values(features: &[f32], served: &Served) -> Result<(), Problem> {
     let is_image = matches!(served.version.manifest.features(), Features::Image(_));
     let largest = if is_image { LARGEST_PIXEL } else { f32::MAX };
@@ -132,8 +132,8 @@ fn check_values(features: &[f32], served: &Served) -> Result<(), Problem> {
     }))
 }
 
-/// Makes room for another row of `count` at the most: a first row that is no image must not cost the
-/// room of all.
+/// Makes room for another of at most `count` rows: a first row that is not an image must not cost
+/// the memory for all of them.
 fn make_room(features: &mut Vec<f32>, row_len: usize, count: usize) {
     if features.len() + row_len > features.capacity() {
         let left = row_len * count - features.len();
@@ -141,7 +141,7 @@ fn make_room(features: &mut Vec<f32>, row_len: usize, count: usize) {
     }
 }
 
-/// From pixels of channels, 0 to 1, to the planes that the network takes.
+/// Turns interleaved pixels, 0 to 1, into the normalised planes that the network takes.
 fn normalised(pixels: &[f32], input: &Input) -> Option<Vec<f32>> {
     let channels = input.channels();
     let area = input.width * input.height;

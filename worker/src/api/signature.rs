@@ -1,14 +1,14 @@
-//! What goes into a model and comes out of it, in names and shapes: the same for every protocol.
+//! Names and shapes of a model's inputs and outputs, the same for every protocol.
 //!
-//! An image model has one input `image` (floats from 0 to 1, rows of pixels of channels, or encoded
-//! files) and one output `probabilities`. A tabular model has one input per column and the outputs
-//! that BigQuery ML's exported models have.
+//! An image model has one input `image` (floats from 0 to 1 in the order height, width, channels,
+//! or encoded files) and one output `probabilities`. A tabular model has one input per column and
+//! the outputs that BigQuery ML's exported models have.
 
 use crate::batcher::Output;
 use crate::model::softmax;
 use crate::repository::{Encoding, Features, Version};
 
-/// What the text of a number takes to write, in bytes of other texts.
+/// Cost of writing a number, in bytes of other text.
 const BYTES_OF_A_NUMBER: usize = 16;
 
 /// Name of the input of image models.
@@ -45,7 +45,7 @@ pub(super) struct Column<'a> {
 }
 
 impl Column<'_> {
-    /// How many rows it has values for.
+    /// Number of rows that it has values for.
     pub(super) fn rows(&self) -> usize {
         let values = match &self.values {
             Values::Floats(values) => values.len(),
@@ -55,7 +55,7 @@ impl Column<'_> {
     }
 }
 
-/// Memory that the values of every output take for this many rows.
+/// Memory that the values of all outputs take for this many rows.
 pub(super) fn size_in_memory(version: &Version, rows: usize) -> usize {
     let size = |spec: &TensorSpec| {
         spec.len() * if spec.kind == Kind::Text { size_of::<&str>() } else { size_of::<f32>() }
@@ -63,8 +63,8 @@ pub(super) fn size_in_memory(version: &Version, rows: usize) -> usize {
     outputs(version).iter().map(size).sum::<usize>().saturating_mul(rows)
 }
 
-/// How many numbers an answer about so many rows is worth to those who write it, at the most; a text
-/// counts by its length.
+/// Upper bound of the cost of writing an answer for this many rows, in numbers; a text counts by
+/// its length.
 pub(super) fn values_to_write(version: &Version, rows: usize) -> usize {
     let classes = version.output_width();
     let texts = || version.labels.iter().map(|label| 1 + label.len() / BYTES_OF_A_NUMBER);

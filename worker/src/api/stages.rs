@@ -1,4 +1,4 @@
-//! Where the time of a request went, for its JSON and for the header that browsers understand.
+//! How long each stage of a request took, for its JSON and for the header that browsers understand.
 
 use std::time::Duration;
 
@@ -29,13 +29,13 @@ impl Stages {
         self.pixels += u64::from(prepared.width) * u64::from(prepared.height);
     }
 
-    /// Adds what came of the model.
+    /// Adds the times of a model's output.
     pub(super) fn add_output(&mut self, output: &Output) {
         self.queue += output.queue;
         self.compute += output.compute;
     }
 
-    /// In milliseconds, with all that passed since the upload was complete.
+    /// The times in milliseconds, with the total since the upload was complete.
     pub(super) fn timings(&self, arrival: &Arrival) -> Timings {
         let ms = |duration: Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
         Timings {

@@ -1,4 +1,4 @@
-//! Returns memory that requests have freed to the system.
+//! Returns memory freed by requests to the system.
 //!
 //! The allocator keeps freed memory for reuse, which pays while there is load but not in the hours
 //! after it, and the memory of a large request may never be used again.
@@ -12,11 +12,11 @@ use tokio::time::sleep;
 
 use super::memory::Allowance;
 
-/// Requests that took less are not worth a clean-up.
+/// Requests that used less memory are not worth a clean-up.
 const WORTH: usize = 256 << 10;
-/// Requests that took more are cleaned up after under load, too.
+/// After requests that used more, memory is returned even under load.
 const LARGE: usize = 8 << 20;
-/// How long requests that end together take to end.
+/// Time within which requests that end together have all ended.
 const SETTLING: Duration = Duration::from_millis(500);
 /// A pause is this many times `SETTLING` without a request.
 const PAUSE: u32 = 6;
@@ -29,7 +29,7 @@ pub(super) struct Tidier(Arc<Shared>);
 struct Shared {
     give_back: fn(),
     is_watching: AtomicBool,
-    /// Requests that have left something.
+    /// Number of requests that have left memory to return.
     ended: AtomicU64,
     was_large: AtomicBool,
 }
@@ -44,8 +44,8 @@ impl Tidier {
         }))
     }
 
-    /// To be dropped at the end of the request that `memory` is of, whether that is answered or its client
-    /// hangs up.
+    /// A guard to drop at the end of the request that `memory` belongs to, whether it is answered
+    /// or its client hangs up.
     pub(super) fn after<'a>(&'a self, memory: &'a Allowance) -> Leftovers<'a> {
         Leftovers { tidier: self, memory }
     }
@@ -67,7 +67,7 @@ impl Tidier {
 }
 
 impl Shared {
-    /// Until there is a pause.
+    /// Runs until there is a pause.
     async fn watch(self: Arc<Self>) {
         let mut quiet = 0;
         while quiet < PAUSE {
@@ -79,18 +79,18 @@ impl Shared {
             let is_quiet = before == self.ended.load(Ordering::Relaxed);
             quiet = if is_quiet { quiet + 1 } else { 0 };
         }
-        // First, so that a request that ends now is not forgotten.
+        // Before tidying, so that a request that ends now is not missed.
         self.is_watching.store(false, Ordering::Release);
         self.tidy().await;
     }
 
-    /// On a thread that may block: it takes milliseconds.
+    /// Runs `give_back` on a blocking thread, because it takes milliseconds.
     async fn tidy(&self) {
         drop(tokio::task::spawn_blocking(self.give_back).await);
     }
 }
 
-/// What a request leaves in the allocator's hands when it ends.
+/// What a request leaves to the allocator when it ends.
 #[derive(Debug)]
 pub(super) struct Leftovers<'a> {
     tidier: &'a Tidier,
@@ -109,7 +109,7 @@ mod tests {
 
     use super::*;
 
-    /// A tidier that counts.
+    /// A tidier that counts its clean-ups.
     macro_rules! tidier {
         () => {{
             static TIMES: AtomicUsize = AtomicUsize::new(0);

@@ -1,5 +1,5 @@
-//! Where requests are parsed and answers written: small ones on the spot, large ones on a thread
-//! that may block, one at a time, so that other requests are answered meanwhile.
+//! Parses requests and writes answers: small ones in place, large ones one at a time on a blocking
+//! thread, so that other requests are answered meanwhile.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{App, Problem};
 
-/// Bodies from this size on are large.
+/// Bodies of at least this size are large.
 const LARGE_BODY: usize = 256 << 10;
 /// Answers with at least this many values are large.
 const LARGE_ANSWER: usize = 64 << 10;

@@ -1,22 +1,22 @@
-//! When is a batch closed? One pure function, so that the trade between latency and batch size
-//! stands in one place: a batch runs when it is full or when its first row has waited long enough,
-//! and with a delay of zero it takes what is queued.
+//! Decides when a batch is closed. One pure function, so that the trade-off between latency and
+//! batch size is in one place: a batch runs when it is full or when its first row has waited long
+//! enough; with a delay of zero it takes what is queued.
 
 use std::time::Duration;
 
-/// What bounds a batch.
+/// Limits of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Limits {
-    /// Rows that close a batch at once.
+    /// Number of rows at which a batch is closed immediately.
     pub(super) max_batch_size: usize,
     /// How long the oldest row waits for others.
     pub(super) max_queue_delay: Duration,
 }
 
-/// What to do with the rows that wait.
+/// What to do with the waiting rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Close {
-    /// Run the rows that wait.
+    /// Run the waiting rows.
     Now,
     /// Wait for more rows, at most this long.
     Within(Duration),

@@ -1,7 +1,7 @@
-//! What runs the batches of a model: its thread, and for a model of microseconds the thread of a
-//! request that finds the queue empty.
+//! Runs the batches of a model: on the model's thread or, if a row takes microseconds, on the
+//! thread of a request that finds the queue empty.
 //!
-//! A model error or panic is caught here and becomes the answer of that batch; when several jobs
+//! A model error or panic is caught here and becomes the answer to that batch. If several jobs
 //! shared it, each is run again alone, so that one bad job never fails its neighbours.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -47,7 +47,7 @@ pub(super) fn main(
 /// A model and how its batches are run.
 pub(super) struct Executor {
     shared: Arc<Shared>,
-    /// Locked for one batch at a time; by the executor's thread unless a request [`Executor::run_now`].
+    /// Locked for one batch at a time: by the executor's thread, or in [`Executor::run_now`].
     model: Mutex<Box<dyn Model>>,
 }
 
@@ -65,7 +65,7 @@ struct Outputs {
     width: usize,
 }
 
-/// Outputs of some rows and how long they took in all.
+/// Outputs of some rows and how long they took in total.
 struct Rows {
     values: Vec<f32>,
     width: usize,
@@ -73,7 +73,7 @@ struct Rows {
 }
 
 impl Executor {
-    /// Runs every batch size once, so that no request pays for a first pass.
+    /// Runs batches of 1, 2, 4, … rows up to the limit, so that no request pays for a first pass.
     fn warm_up(&self) -> Result<(), Failure> {
         let row_len: usize = self.shared.settings.row_shape.iter().product();
         let limit = self.shared.limits.max_batch_size;
@@ -95,9 +95,9 @@ impl Executor {
         Ok(())
     }
 
-    /// Runs a job of one part on the current thread if nothing waits and the model is free; hands it
-    /// back otherwise. Jobs that come meanwhile are queued, and the executor's thread waits for the
-    /// model.
+    /// Runs a job of one part on the current thread if nothing waits and the model is free;
+    /// otherwise hands it back. Jobs that arrive meanwhile are queued, and the executor's thread
+    /// waits for the model.
     pub(super) fn run_now(&self, job: Job) -> Option<Job> {
         if self.shared.lock().queue.rows() > 0 {
             return Some(job);
@@ -107,7 +107,7 @@ impl Executor {
         None
     }
 
-    /// Runs batches until the door is closed and the queue empty.
+    /// Runs batches until the batcher is closed and the queue is empty.
     fn run(&self) {
         while let Some(taken) = self.next() {
             for job in taken.expired {
@@ -119,7 +119,7 @@ impl Executor {
         }
     }
 
-    /// Waits for the next closed batch; `None` when there will be no more.
+    /// Waits for the next closed batch; `None` if there will be no more.
     fn next(&self) -> Option<Taken<Job>> {
         let shared = &*self.shared;
         let mut state = shared.lock();
@@ -151,13 +151,13 @@ impl Executor {
         }
     }
 
-    /// A panicking batch is caught before it can poison the lock.
+    /// Locks the model. A batch's panic is caught before it can poison the lock.
     fn model(&self) -> MutexGuard<'_, Box<dyn Model>> {
         self.model.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Computes the next part of every job. Those that are not complete then go to the end of the
-    /// queue, so that a job of many rows never keeps others waiting for more than one batch.
+    /// Computes the next part of every job. Jobs that are still incomplete then go to the end of
+    /// the queue, so that a job of many rows never keeps others waiting for more than one batch.
     fn run_batch(&self, model: &dyn Model, mut jobs: Vec<Job>) {
         let begun = Instant::now();
         let rows = jobs.iter().map(Entry::rows).sum();
@@ -213,7 +213,7 @@ impl Executor {
         self.shared.metrics.queue_delay.observe(queue.as_secs_f64());
         self.shared.statistics.succeeded(queue, compute);
         let output = Output { values: job.progress.values, width, queue, compute };
-        // The caller may have hung up meanwhile; then the answer is not wanted.
+        // The caller may have hung up meanwhile; then the answer is dropped.
         drop(job.reply.send(Ok(output)));
     }
 
@@ -257,7 +257,7 @@ fn unwound<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
         .unwrap_or_else(|panic| Err(Failure::Panicked(text(&*panic))))
 }
 
-/// What a panic said.
+/// The message of a panic.
 fn text(panic: &(dyn std::any::Any + Send)) -> String {
     let said = panic
         .downcast_ref::<String>()

@@ -30,7 +30,7 @@ use crate::model::Model;
 /// How a model is batched.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Names the thread, as `top -H` and debuggers show it.
+    /// Name of the thread, as shown by `top -H` and debuggers.
     pub name: String,
     /// Shape of one input row, without the batch dimension.
     pub row_shape: Vec<usize>,
@@ -40,13 +40,13 @@ pub struct Settings {
     pub max_batch_size: usize,
     /// How long the first row of a batch waits for others.
     pub max_queue_delay: Duration,
-    /// The most rows that wait.
+    /// The most rows that may wait.
     pub queue_capacity: usize,
     /// Whether computing a row takes microseconds.
     pub is_tiny: bool,
 }
 
-/// The most rows that a request's own thread computes, of a model that is tiny.
+/// The most rows of a tiny model that a request's own thread computes.
 const MOST_ROWS_NOW: usize = 8;
 
 /// The outputs of a job's rows.
@@ -71,7 +71,7 @@ pub enum Failure {
     /// The model failed on it.
     #[error("the model failed: {0}")]
     Model(String),
-    /// The system failed while it was loaded.
+    /// The system failed while the model was loaded.
     #[error("the model failed: {1}")]
     System(std::io::ErrorKind, String),
     /// The model panicked on it; the text of the panic goes to the log.
@@ -79,7 +79,7 @@ pub enum Failure {
     Panicked(String),
 }
 
-/// What becomes of an accepted job.
+/// The outcome of an accepted job.
 pub type Outcome = Result<Output, Failure>;
 
 /// Where the outcome of an accepted job arrives; dropping it abandons the job.
@@ -106,12 +106,12 @@ struct Job {
     reply: oneshot::Sender<Outcome>,
 }
 
-/// How far a job has come.
+/// The progress of a job.
 #[derive(Debug, Default)]
 struct Progress {
     /// Rows of the job that have been computed.
     done: usize,
-    /// Outputs of these rows, one row after the other.
+    /// Outputs of these rows, row after row.
     values: Vec<f32>,
     /// When its first batch began.
     begun: Option<Instant>,
@@ -122,7 +122,7 @@ struct Progress {
 #[derive(Debug)]
 pub struct Batcher {
     shared: Arc<Shared>,
-    /// For jobs that are not worth a change of threads; only where the model is tiny.
+    /// Runs jobs that are not worth a thread switch; only set if the model is tiny.
     executor: Option<Arc<executor::Executor>>,
 }
 
@@ -192,7 +192,7 @@ impl Batcher {
         }
     }
 
-    /// Queues `rows` rows, whose features stand one after the other.
+    /// Queues `rows` rows, whose features are concatenated.
     pub fn submit(
         &self,
         features: Vec<f32>,
@@ -218,7 +218,7 @@ impl Batcher {
         Ok(answer)
     }
 
-    /// Rows that wait now.
+    /// Number of rows waiting.
     pub fn queued(&self) -> usize {
         self.shared.lock().queue.rows()
     }
@@ -253,7 +253,7 @@ impl Job {
 }
 
 impl queue::Entry for Job {
-    /// Those of its next part: what others wait for until it is their turn.
+    /// The rows of its next part: what others wait for until it is their turn.
     fn rows(&self) -> usize {
         (self.rows - self.progress.done).min(self.most)
     }

@@ -1,20 +1,20 @@
 //! A bounded first-in-first-out queue of jobs, counted in rows. Pure: the time is an argument.
 //!
 //! Jobs whose caller hung up or whose deadline passed are never handed out. A job larger than the
-//! whole queue is taken when nothing else waits, so that no valid request is refused forever. A job is
-//! counted by its next part only: one of many parts comes back to the end after each.
+//! whole queue is accepted if nothing else waits, so that no valid request is refused forever. Only
+//! the next part of a job is counted: a job of many parts returns to the end after each.
 
 use std::collections::VecDeque;
 
 use tokio::time::Instant;
 
-/// What the queue has to know of a job.
+/// What the queue needs to know about a job.
 pub(super) trait Entry {
     /// Rows that it adds to its next batch, at least 1.
     fn rows(&self) -> usize;
     /// When it was queued.
     fn queued_at(&self) -> Instant;
-    /// The deadline: after it the answer has no value.
+    /// The deadline, after which the answer is of no value.
     fn deadline(&self) -> Instant;
     /// Whether its caller hung up.
     fn is_abandoned(&self) -> bool;
@@ -43,7 +43,7 @@ impl<E: Entry> Queue<E> {
         Self { entries: VecDeque::new(), rows: 0, capacity }
     }
 
-    /// Rows that wait.
+    /// Number of rows waiting.
     pub(super) fn rows(&self) -> usize {
         self.rows
     }
@@ -53,7 +53,7 @@ impl<E: Entry> Queue<E> {
         self.entries.front().map(Entry::queued_at)
     }
 
-    /// Queues a job, or hands it back when there is no room.
+    /// Queues a job, or hands it back if there is no room.
     pub(super) fn push(&mut self, entry: E) -> Result<(), E> {
         if !self.has_room_for(&entry) {
             self.forget_abandoned();
@@ -71,7 +71,7 @@ impl<E: Entry> Queue<E> {
         self.entries.push_back(entry);
     }
 
-    /// Takes the oldest jobs of together at most `max_rows` rows; a larger job comes alone.
+    /// Takes the oldest jobs, together at most `max_rows` rows; a larger job is taken alone.
     pub(super) fn take(&mut self, now: Instant, max_rows: usize) -> Taken<E> {
         let mut taken = Taken { batch: Vec::new(), expired: Vec::new() };
         let mut rows = 0;

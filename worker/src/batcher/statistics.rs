@@ -18,10 +18,10 @@ pub struct Statistics {
     compute: Counted,
 }
 
-/// A pass has one part in so many of the mean of the last ones.
+/// A pass contributes one part in this many to the moving mean.
 const SMOOTHING: u64 = 4;
 
-/// How often something happened and how long it took in all.
+/// How often something happened and how long it took in total.
 #[derive(Debug, Default)]
 struct Counted {
     count: AtomicU64,
@@ -33,7 +33,7 @@ struct Counted {
 pub struct Phase {
     /// How often it happened.
     pub count: u64,
-    /// How long in all, in nanoseconds.
+    /// The total time in nanoseconds.
     pub nanoseconds: u64,
 }
 
@@ -46,13 +46,13 @@ pub struct Totals {
     pub executions: u64,
     /// When the last forward pass ended, in milliseconds since 1970; 0 before the first.
     pub last_unix_ms: u64,
-    /// Answered jobs, from the queue's door to the answer.
+    /// Answered jobs, and the time from queueing to the answer.
     pub success: Phase,
     /// Jobs that failed, and the time until they did.
     pub fail: Phase,
-    /// Waiting of the answered jobs.
+    /// Waiting time of the answered jobs.
     pub queue: Phase,
-    /// Computing of the answered jobs.
+    /// Computing time of the answered jobs.
     pub compute: Phase,
 }
 
@@ -67,7 +67,7 @@ impl Statistics {
         self.last_unix_ms.store(now, Ordering::Relaxed);
     }
 
-    /// Notes how long a pass over `rows` rows took, as a measure of the next ones.
+    /// Records how long a pass over `rows` rows took, as an estimate for the next ones.
     pub(super) fn took(&self, rows: usize, compute: Duration) {
         let row = nanoseconds(compute) / rows.max(1) as u64;
         let before = self.row.load(Ordering::Relaxed);
@@ -75,7 +75,7 @@ impl Statistics {
         self.row.store(mean, Ordering::Relaxed);
     }
 
-    /// How long a row takes to compute, by the last passes; zero before the first.
+    /// How long a row takes to compute, judging by the last passes; zero before the first.
     pub fn row(&self) -> Duration {
         Duration::from_nanos(self.row.load(Ordering::Relaxed))
     }

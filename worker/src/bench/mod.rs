@@ -1,7 +1,7 @@
 //! `worker bench`: measures inference on this machine.
 //!
 //! A forward pass is timed from tensor to tensor, as the executor runs it, after a warm-up. In
-//! addition to milliseconds it reports the share of this core's peak arithmetic, because the clock
+//! addition to milliseconds it reports the share of the cores' peak arithmetic, because the clock
 //! speed of a rented core varies and the share does not.
 
 mod report;
@@ -63,7 +63,7 @@ pub struct Args {
 const MAX_BATCH: usize = 1024;
 /// The longest measurement.
 const MAX_SECONDS: f64 = 3600.0;
-/// Passes before the first that counts.
+/// Number of warm-up passes.
 const WARM_UP: usize = 5;
 
 /// Runs `worker bench`.
@@ -93,10 +93,10 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Error> {
     if args.json { report.json(out) } else { report.table(out) }
 }
 
-/// What was measured.
+/// The measured times.
 struct Passes {
     times: Vec<Duration>,
-    /// Name of each stage, and its time per pass.
+    /// Name of each stage and its time per pass.
     layers: Vec<(String, Duration)>,
 }
 

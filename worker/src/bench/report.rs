@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::Error;
 
-/// Everything that is known of one measurement.
+/// The results of one measurement.
 pub(super) struct Report<'a> {
     pub(super) model: &'a str,
     pub(super) has_made_up_weights: bool,
@@ -15,15 +15,15 @@ pub(super) struct Report<'a> {
     pub(super) threads: usize,
     pub(super) precision: &'a str,
     pub(super) isa: &'a str,
-    /// Floating-point operations of one image.
+    /// Floating-point operations per image.
     pub(super) flops: Option<f64>,
-    /// Billions of operations per second that the threads could do.
+    /// Peak of the threads, in billions of operations per second.
     pub(super) peak_gflops: Option<f64>,
     pub(super) layers: Vec<(String, Duration)>,
     pub(super) times: Vec<Duration>,
 }
 
-/// Figures of a set of times, in milliseconds per pass.
+/// Summary of a set of times, in milliseconds per pass.
 struct Figures {
     p50: f64,
     p90: f64,

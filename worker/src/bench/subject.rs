@@ -1,5 +1,5 @@
-//! What is measured: a model of the repository, or the same network with made-up weights where the
-//! repository has none, so that the bench runs on every machine.
+//! The network to measure: a model from the repository, or the photo model with made-up weights if
+//! the repository does not have it, so that the bench runs on every machine.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ pub(super) struct Subject {
     pub(super) has_made_up_weights: bool,
 }
 
-/// Networks that report more than a [`Model`] does, and all others.
+/// Networks that report more than a [`Model`] does, and all the others.
 enum Network {
     MobileNetV2(Box<engine::MobileNetV2>),
     Digits(Box<engine::MnistCnn>),
@@ -30,16 +30,16 @@ enum Network {
     Other(Box<dyn Model>),
 }
 
-/// Classes of made-up weights.
+/// Number of classes of the made-up weights.
 const CLASSES: usize = 1000;
-/// Rows and columns of the photo model, where no manifest says otherwise.
+/// Rows and columns of the photo model's input, if there is no manifest.
 const SIDE: usize = 224;
 /// Operations of the digit network: two per multiply-add.
 const DIGITS_FLOPS: f64 =
     2.0 * (28 * 28 * 32 * 25 + 14 * 14 * 64 * 32 * 25 + 3136 * 128 + 128 * 10) as f64;
 
 impl Subject {
-    /// Loads what the arguments name.
+    /// Loads the model that the arguments name.
     pub(super) fn load(args: &Args, options: &Options) -> std::result::Result<Self, Error> {
         let Some(folder) = newest(&args.models, &args.model) else {
             if args.model == "mobilenet_v2" {
@@ -82,7 +82,7 @@ impl Subject {
         }
     }
 
-    /// Arithmetic and instruction set.
+    /// Names of the precision and the instruction set.
     pub(super) fn names(&self) -> (&'static str, &'static str) {
         match &self.network {
             Network::MobileNetV2(network) => network.names(),
@@ -92,7 +92,7 @@ impl Subject {
         }
     }
 
-    /// Floating-point operations of one image, where they are known.
+    /// Floating-point operations per image, if known.
     pub(super) fn flops(&self) -> Option<f64> {
         match (&self.network, &self.row[..]) {
             (Network::Other(_), _) => None,
@@ -145,7 +145,7 @@ fn stored(version: &Version, options: &Options) -> Result<Network> {
     })
 }
 
-/// Noise in the shapes of the network, small enough to stay finite.
+/// Random weights in the shapes of the network, small enough for activations to stay finite.
 fn made_up_weights() -> Result<VarBuilder<'static>> {
     let mut tensors = HashMap::new();
     let inner = mobilenet_v2::blocks().into_iter().flat_map(|block| block.layers);

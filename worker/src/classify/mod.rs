@@ -1,8 +1,7 @@
 //! `worker classify`: labels images without a server.
 //!
-//! The same limits, the same preprocessing and the same network as behind `/predict`, on the calling
-//! thread. An image that cannot be read does not keep the others from being labelled; the command
-//! then ends with 1.
+//! Uses the same limits, preprocessing and networks as `/predict`, on the calling thread. If an
+//! image cannot be read, the others are still labelled, and the command exits with 1.
 
 mod source;
 
@@ -103,7 +102,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Error> {
 }
 
 impl Classifier {
-    /// The newest version that loads, of those that would be served, or the one that is asked for.
+    /// Loads the requested version, or else the newest that loads of those that would be served.
     fn load(args: &Args) -> Result<Self, Error> {
         let found = scan(&args.models).map_err(Error::file(&args.models))?;
         let (name, found) = choose(args, &found)?;
@@ -181,7 +180,7 @@ fn choose<'a>(
     Ok((name, found.get(name).ok_or_else(|| Error::NoModel(name.to_owned()))?))
 }
 
-/// The versions to try, one after the other: what is asked for, or what `worker serve` would try.
+/// The versions to try in sequence: the requested one, or those that `worker serve` would try.
 fn numbers(asked: Option<u64>, model: &str, found: &Found) -> Result<Vec<u64>, Error> {
     if let Some(number) = asked {
         let only = found.versions.contains_key(&number).then(|| vec![number]);
@@ -189,7 +188,7 @@ fn numbers(asked: Option<u64>, model: &str, found: &Found) -> Result<Vec<u64>, E
     }
     let policy = match &found.settings {
         Ok(ModelSettings { version_policy: named @ VersionPolicy::Specific(_), .. }) => named,
-        // An older version is tried where the newest does not load.
+        // If the newest version does not load, older ones are tried.
         Ok(_) => &VersionPolicy::All,
         Err(error) => {
             tracing::warn!(model, error, "settings not read");

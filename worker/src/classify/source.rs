@@ -1,7 +1,7 @@
-//! What `worker classify` is asked to label: files, folders, standard input and addresses.
+//! The sources of images for `worker classify`: files, folders, standard input and URLs.
 //!
 //! No more of a source is read than `worker serve` would accept for one image, and a source that
-//! cannot be read does not keep others from being labelled.
+//! cannot be read does not prevent the others from being labelled.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -13,9 +13,9 @@ use ureq::Agent;
 
 use crate::Error;
 
-/// Longest time for an address, redirects included.
+/// Time limit for fetching a URL, redirects included.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Names of files in folders that are taken for images.
+/// Extensions of the files in folders that are treated as images.
 const ENDINGS: [&str; 11] =
     ["bmp", "dib", "gif", "jfif", "jpe", "jpeg", "jpg", "png", "tif", "tiff", "webp"];
 
@@ -25,12 +25,12 @@ pub(super) enum Source {
     File(PathBuf),
     StandardInput,
     Address(String),
-    /// A folder that has no image to tell of, and why.
+    /// A folder that yields no images, and why.
     Folder(PathBuf, String),
 }
 
 impl Source {
-    /// How the source is called in the output.
+    /// The name of the source in the output.
     pub(super) fn name(&self) -> String {
         match self {
             Self::File(path) | Self::Folder(path, _) => path.display().to_string(),
@@ -39,7 +39,7 @@ impl Source {
         }
     }
 
-    /// All bytes, `most` of them at the most.
+    /// Reads all bytes; fails if there are more than `most`.
     pub(super) fn read(&self, most: usize) -> Result<Vec<u8>, Error> {
         match self {
             Self::File(path) => bounded(File::open(path)?, most),
@@ -50,7 +50,7 @@ impl Source {
     }
 }
 
-/// What an argument stands for; a folder for the images in it and in its folders, by name.
+/// The sources that an argument names; for a folder, all images below it, sorted by name.
 pub(super) fn sources(argument: &OsStr) -> Vec<Source> {
     if argument == "-" {
         return vec![Source::StandardInput];
@@ -121,7 +121,7 @@ fn fetch(address: &str, most: usize) -> Result<Vec<u8>, Error> {
         .user_agent(concat!("imagefleet/", env!("CARGO_PKG_VERSION")))
         .build();
     let mut response = Agent::new_with_config(config).get(address).call().map_err(fault)?;
-    // Bounded as it is unpacked, should a server pack it all the same.
+    // Decompression is bounded too, in case a server compresses the body regardless.
     let refused = |refusal: message::Refusal| Error::Invalid(refusal.to_string());
     let coding = message::Coding::of(response.headers()).map_err(refused)?;
     let bytes = bounded(response.body_mut().as_reader(), most)?;

@@ -1,7 +1,7 @@
 //! One linear layer over the features of a table: logistic or linear regression.
 //!
-//! Rows of a few numbers cost less to multiply than a general matrix product costs to set up, so the
-//! layer is an operation of its own; a test holds it against candle's.
+//! Rows of a few numbers cost less to multiply than a general matrix product costs to set up, so
+//! the layer is an operation of its own; a test compares it with candle's.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 

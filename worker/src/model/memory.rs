@@ -1,5 +1,5 @@
-//! How much memory a version needs to load and to run, computed before any of it is taken: a failed
-//! allocation ends the process, and with it every model that serves.
+//! How much memory a version needs to load and to run, computed before any of it is allocated: a
+//! failed allocation ends the process, and with it every model being served.
 
 use std::fs;
 use std::num::NonZeroUsize;
@@ -11,13 +11,13 @@ use crate::repository::{Architecture, Version};
 pub const MAX_MEMORY: u64 = 1 << 30;
 
 const FLOAT: u64 = size_of::<f32>() as u64;
-/// Bytes that the photo network keeps for a pixel of the input, in each thread: two planes of the
+/// Bytes that the photo network keeps per pixel of the input, in each thread: two planes of the
 /// early blocks, eight images' planes of the late ones, and both again in the numbers of products.
 const PER_PIXEL: u64 = 80;
-/// Copies of the weights that there are beside their file while a network is made of them: as they are
-/// read, and as they are computed with.
+/// Copies of the weights in memory besides their file while a network is built: one as read, one as
+/// computed with.
 const COPIES: u64 = 2;
-/// Bytes of the smallest number that a weights file holds.
+/// Bytes of the smallest number that a weights file contains.
 const SMALLEST: u64 = 2;
 /// What a linear layer's row is worth beside its features; also the digit network's planes.
 const PER_THREAD: u64 = 1 << 20;
@@ -29,7 +29,7 @@ pub(crate) fn check_memory(
     threads: NonZeroUsize,
     limit: u64,
 ) -> Result<(), Error> {
-    // A file that cannot be looked at is not read either; the load says why.
+    // A file without readable metadata is not read either; loading reports why.
     let file = fs::metadata(version.weights()).map_or(0, |file| file.len());
     let weights = of_weights(version, file);
     if weights > limit {
@@ -50,7 +50,7 @@ pub(crate) fn check_memory(
     )))
 }
 
-/// Bytes of a weights file and of what is made of it.
+/// Bytes of a weights file and of the network built from it.
 fn of_weights(version: &Version, file: u64) -> u64 {
     let numbers = match version.manifest.architecture {
         Architecture::Linear => {
@@ -66,7 +66,7 @@ fn of_weights(version: &Version, file: u64) -> u64 {
 fn of_batch(version: &Version, threads: NonZeroUsize) -> u64 {
     let values = count(version.row_shape().iter().product());
     let rows = count(version.manifest.max_batch_size.get());
-    // Outputs stand in the network's result, in the batch's and in the answers.
+    // Outputs exist in the network's result, in the batch's and in the answers.
     let row = values.saturating_add(count(version.output_width()).saturating_mul(3));
     let batch = row.saturating_mul(FLOAT).saturating_mul(rows);
     let each = match (version.manifest.architecture, &version.manifest.input) {

@@ -14,7 +14,7 @@ use crate::repository::Version;
 /// Kernel side of both convolutions; the padding keeps the image size.
 const KERNEL: usize = 5;
 
-/// Pixels of 28x28 to ten logits.
+/// From 28x28 pixels to ten logits.
 #[derive(Debug)]
 pub struct MnistCnn {
     conv1: Conv2d,
@@ -43,12 +43,12 @@ pub fn load(version: &Version, options: &engine::Options) -> Result<Box<dyn Mode
     Ok(Box::new(load_fused(version, options)?))
 }
 
-/// As [`load`], by name.
+/// Like [`load`], but returns the network's own type.
 pub fn load_fused(version: &Version, options: &engine::Options) -> Result<engine::MnistCnn> {
     engine::MnistCnn::load(&weights::variables(&version.weights(), describe)?, options)
 }
 
-/// What a weights file must hold.
+/// What a weights file must contain.
 pub(super) fn describe(_: &Tensors<'_>) -> Vec<Spec> {
     TENSORS.iter().map(|(name, shape)| Spec::new(*name, shape, Values::Moderate)).collect()
 }

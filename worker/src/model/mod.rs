@@ -1,8 +1,7 @@
-//! Networks: a batch of input rows in, a row of outputs for each out. Knows no HTTP.
+//! Networks: a batch of input rows in, a row of outputs for each out. Independent of HTTP.
 //!
 //! One file per architecture, each with a `load` that reads the weights a manifest names, and a
-//! description of them that [`weights`] holds the file against; [`load`] is the only place that
-//! chooses among them.
+//! description that [`weights`] checks the file against. Only [`load`] chooses among them.
 
 pub mod linear;
 mod memory;
@@ -44,7 +43,7 @@ pub fn load(version: &Version, options: &engine::Options) -> Result<Box<dyn Mode
 }
 
 /// Why a computation failed, without the source locations that candle adds if backtraces are on,
-/// because clients of the server read it, too.
+/// because clients of the server see it, too.
 pub fn told(error: &candle_core::Error) -> String {
     use candle_core::Error;
     if let Error::WithBacktrace { inner, .. } = error {
@@ -60,7 +59,7 @@ pub fn told(error: &candle_core::Error) -> String {
     error.to_string()
 }
 
-/// What the system said, if a computation failed because of that.
+/// The system error that made a computation fail, if one did.
 pub(crate) fn system_error(error: &candle_core::Error) -> Option<&std::io::Error> {
     use candle_core::Error;
     if let Error::WithBacktrace { inner, .. }

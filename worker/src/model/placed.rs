@@ -1,7 +1,7 @@
 //! A reference network on a device of its own, in the precision of that device.
 //!
-//! Rows come and answers go as f32 in the memory of the CPU, so that no caller need know where a
-//! network runs. A batch is copied to the device and back once; the weights stay there.
+//! Rows and outputs are f32 in CPU memory, so that callers need not know where a network runs. A
+//! batch is copied to the device and back once; the weights stay there.
 
 use candle_core::{DType, Device, DeviceLocation, Result, Tensor, bail};
 use candle_nn::VarBuilder;
@@ -18,7 +18,7 @@ pub struct Placed {
 }
 
 impl Placed {
-    /// Reads the weights of a version and brings them to the device of `options`.
+    /// Reads the weights of a version and moves them to the device of `options`.
     pub fn load(version: &Version, options: &Options) -> Result<Self> {
         match version.manifest.architecture {
             Architecture::MobilenetV2 => {
@@ -37,7 +37,7 @@ impl Placed {
         }
     }
 
-    /// Brings the photo model to the device of `options`.
+    /// Copies the photo model to the device of `options`.
     pub fn photo_model(network: &mobilenet_v2::MobileNetV2, options: &Options) -> Result<Self> {
         let (device, dtype) = (options.place.open()?, dtype(options.precision)?);
         Ok(Self::new(network.to(&device, dtype)?, device, dtype))

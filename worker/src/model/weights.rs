@@ -1,4 +1,4 @@
-//! Weights files, held against the network's own description before anything computes with them.
+//! Weights files, checked against the network's own description before anything computes with them.
 //!
 //! A file that almost fits would give confident answers: a transposed matrix has the same number of
 //! values, clamps swallow a NaN, and a batch norm beside a convolution that has one folded in is
@@ -13,9 +13,9 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::repository::file::{self, MAX_WEIGHTS};
 
-/// Bytes of the header of a safetensors file, which is JSON.
+/// Most bytes of the header of a safetensors file, which is JSON.
 const MAX_HEADER: u64 = 4 << 20;
-/// The largest number of a deep network: products of a few of these are finite still.
+/// The largest number in a deep network: products of a few of these are still finite.
 pub(crate) const LARGEST: f32 = 1e15;
 
 /// A tensor that a network has.
@@ -26,18 +26,18 @@ pub(crate) struct Spec {
     values: Values,
 }
 
-/// What numbers a tensor may hold.
+/// The numbers that a tensor may contain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Values {
     /// All that are finite as f32.
     Finite,
     /// Those that deep networks can compute with.
     Moderate,
-    /// The same, and no negative ones: they are variances.
+    /// The same, but not negative: they are variances.
     Variance,
 }
 
-/// The tensors of a file that may be asked for before they are checked.
+/// The tensors of a file by name, not yet checked.
 pub(crate) type Tensors<'a> = HashMap<String, TensorView<'a>>;
 
 impl Spec {
@@ -50,7 +50,7 @@ impl Spec {
         &self.name
     }
 
-    /// Refuses a tensor of another shape, or none.
+    /// Refuses a missing tensor, or one of another shape.
     pub(crate) fn check_shape(&self, found: Option<&[usize]>) -> Result<()> {
         let Self { name, shape, .. } = self;
         match found {
@@ -119,7 +119,7 @@ pub(crate) fn check(tensors: &Tensors<'_>, specs: &[Spec]) -> Result<()> {
 /// Refuses tensors that the network does not have, because it would ignore them.
 pub(crate) fn check_names<'a>(names: impl Iterator<Item = &'a str>, specs: &[Spec]) -> Result<()> {
     let known: HashSet<&str> = specs.iter().map(Spec::name).collect();
-    // A counter says how long a network was trained, and nothing about what it computes.
+    // A counter tells how long a network was trained, and does not affect what it computes.
     let is_known = |name: &str| known.contains(name) || name.ends_with(".num_batches_tracked");
     match names.filter(|name| !is_known(name)).min() {
         Some(name) => bail!("tensor `{name}` is none of this network's"),
@@ -127,7 +127,7 @@ pub(crate) fn check_names<'a>(names: impl Iterator<Item = &'a str>, specs: &[Spe
     }
 }
 
-/// Reads a weights file that fits what `describe` says for it.
+/// Reads a weights file and checks it against what `describe` returns for it.
 pub(super) fn read(
     path: &Path,
     describe: impl FnOnce(&Tensors<'_>) -> Vec<Spec>,
@@ -139,7 +139,7 @@ pub(super) fn read(
     Ok(bytes)
 }
 
-/// The same as variables of f32 on the CPU.
+/// Like [`read`], but as f32 variables on the CPU.
 pub(super) fn variables(
     path: &Path,
     describe: impl FnOnce(&Tensors<'_>) -> Vec<Spec>,
@@ -147,7 +147,7 @@ pub(super) fn variables(
     VarBuilder::from_buffered_safetensors(read(path, describe)?, DType::F32, &Device::Cpu)
 }
 
-/// The elements of a tensor as networks compute with them; `None` if it holds no floats.
+/// The elements of a tensor as networks compute with them; `None` if they are not floats.
 fn numbers<'a>(view: &'a TensorView<'_>) -> Option<Box<dyn Iterator<Item = f32> + 'a>> {
     let data = view.data();
     let (pairs, quads) = (data.as_chunks::<2>().0.iter(), data.as_chunks::<4>().0.iter());

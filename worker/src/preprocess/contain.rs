@@ -1,8 +1,8 @@
-//! A panic of library code on an upload is a fault of that upload.
+//! A panic in library code while it handles an upload counts as a fault of that upload.
 //!
 //! Decoders are large and get files that no test has seen. A file that makes one of them panic is
-//! answered like any other damaged file, and neither the log nor the answer shows the text of the
-//! panic: it names places in a library and means nothing to the sender of the file.
+//! answered like any other damaged file. Neither the log nor the answer contains the panic message,
+//! which names places in a library and means nothing to the sender of the file.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
@@ -14,9 +14,9 @@ thread_local! {
     static IS_CONTAINED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs `work`; a panic in it becomes [`ImageError::Malformed`] with a fixed sentence.
+/// Runs `work`, turning a panic into [`ImageError::Malformed`] with a fixed message.
 ///
-/// What `work` changes must not be used after a panic.
+/// State that `work` modifies must not be used after a panic.
 pub fn contain<T>(work: impl FnOnce() -> Result<T, ImageError>) -> Result<T, ImageError> {
     silence_contained();
     let outer = IS_CONTAINED.replace(true);

@@ -1,10 +1,10 @@
-//! Untrusted bytes to pixels, with the cost checked first.
+//! Decodes untrusted bytes to pixels, checking the cost first.
 //!
-//! The header tells the size and the depth of the pixels, so a picture that is too large costs a
-//! few microseconds and no memory. The check counts everything that decoding takes, by format, and
-//! not only the pixels. Animations give their first frame, transparency is laid over white paper
-//! (black paper under a white drawing), deeper channels are cut to eight bits, and colour profiles
-//! are ignored, because the training pictures of the networks were read the same way.
+//! The header states the size and depth of the pixels, so a picture that is too large costs a few
+//! microseconds and no memory. The check counts everything that decoding takes in each format, not
+//! only the pixels. Only the first frame of an animation is decoded, transparency is laid over
+//! white paper (black paper under a white drawing), deeper channels are reduced to eight bits, and
+//! colour profiles are ignored, because the networks' training pictures were read the same way.
 
 use std::io::{self, BufRead, Cursor, Read, Seek, SeekFrom};
 
@@ -16,33 +16,33 @@ use super::picture::{Picture, Pixels};
 use super::{ImageError, contain, formats, gif, jpeg, resize, rows};
 use crate::repository::Input;
 
-/// What decoding one picture may cost.
+/// Limits on the cost of decoding one picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// The most pixels in the file.
+    /// Maximum number of pixels in the file.
     pub max_pixels: u64,
-    /// The most memory for decoded pixels and the decoder's own buffers.
+    /// Maximum memory for decoded pixels and the decoder's own buffers, in bytes.
     pub max_bytes: u64,
 }
 
 impl Default for Limits {
-    /// A photo of 48 megapixels passes where it is a JPEG that need not be decoded whole; 12
-    /// megapixels pass in most formats, and a 20,000 x 20,000 bomb in none.
+    /// Admits a photo of 48 megapixels if it is a JPEG that need not be decoded at full size, 12
+    /// megapixels in most formats, and a 20,000 x 20,000 bomb in none.
     fn default() -> Self {
         Self { max_pixels: 64_000_000, max_bytes: 64 << 20 }
     }
 }
 
-/// Called now and then while a picture is decoded; returns whether to stop, because its time is
-/// over or its request was cancelled.
+/// Called periodically while a picture is decoded. Returns whether to stop because time is up or
+/// the request was cancelled.
 pub type IsOver<'a> = &'a dyn Fn() -> bool;
 
-/// When work on a picture is given up.
+/// Decides when work on a picture is abandoned.
 #[derive(Clone, Copy)]
 pub(super) struct Stop<'a>(pub(super) IsOver<'a>);
 
 impl Stop<'_> {
-    /// To be asked once for each piece of work that takes a millisecond or so at the most.
+    /// Call once per unit of work, each taking about a millisecond at most.
     pub(super) fn check(self) -> Result<(), ImageError> {
         if (self.0)() { Err(ImageError::Stopped) } else { Ok(()) }
     }
@@ -53,9 +53,9 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Picture, ImageError> {
     contain(|| any(bytes, limits, &|| false, |_, _| Shrinks::WHOLE))
 }
 
-/// Decodes no more of a picture than `input` can use: what [`super::prepare`] makes of it differs
-/// by a few levels of grey at most from the result for the whole picture, and takes a fraction of
-/// the time.
+/// Decodes no more of a picture than `input` can use. This takes a fraction of the time, and the
+/// output of [`super::prepare`] differs from that for the whole picture by a few levels of grey
+/// at most.
 pub fn decode_for(
     bytes: &[u8],
     limits: &Limits,
@@ -65,7 +65,7 @@ pub fn decode_for(
     contain(|| any(bytes, limits, is_over, Shrinks::of(input, 1)))
 }
 
-/// As [`decode_for`], with half the detail of a picture for which there would be no memory otherwise.
+/// Like [`decode_for`], but with half the detail if the picture would not fit into memory.
 pub fn decode_to_fit(
     bytes: &[u8],
     limits: &Limits,
@@ -75,8 +75,8 @@ pub fn decode_to_fit(
     contain(|| any(bytes, limits, is_over, Shrinks::of(input, 2)))
 }
 
-/// By what the sides of a picture may be divided: a power of two, and where there is no memory for what
-/// that leaves, the next, up to `most`.
+/// Factors by which the sides of a picture may be divided: a power of two and, if the result does
+/// not fit into memory, the next powers up to `most`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Shrinks {
     useful: u32,
@@ -85,11 +85,11 @@ pub(super) struct Shrinks {
 
 impl Shrinks {
     const WHOLE: Self = Self { useful: 1, most: 1 };
-    /// No decoder divides by more.
+    /// The largest factor that any decoder supports.
     const LARGEST: u32 = 8;
 
-    /// What `input` makes use of, by the size of a picture as stored and its orientation, and `coarser`
-    /// times that.
+    /// From the stored size and the orientation of a picture: the factor that leaves what `input`
+    /// can use, and `coarser` times that.
     fn of(input: &Input, coarser: u32) -> impl Fn((u32, u32), Orientation) -> Self {
         move |stored, orientation| {
             let useful = resize::useful_shrink(Turn::of(orientation).upright(stored), input);
@@ -97,7 +97,7 @@ impl Shrinks {
         }
     }
 
-    /// What `attempt` makes of the first that there is memory for.
+    /// The result of `attempt` for the first factor that there is enough memory for.
     pub(super) fn first_within<T>(
         self,
         attempt: impl Fn(u32) -> Result<T, ImageError>,
@@ -112,7 +112,7 @@ impl Shrinks {
     }
 }
 
-/// `shrinks` answers by what the sides of a picture of a size and orientation may be divided.
+/// `shrinks` maps the size and orientation of a picture to the factors that may divide its sides.
 fn any(
     bytes: &[u8],
     limits: &Limits,
@@ -145,7 +145,7 @@ fn library(
             ImageError::from_codec(error, limits.max_bytes)
         }
     };
-    // The library takes memory before it can be asked how much it needs.
+    // The library allocates memory before it can report how much it needs.
     let survey = formats::survey(format, bytes)?;
     let mut reader = ImageReader::with_format(Patient::new(bytes, is_over), format);
     reader.limits(codec_limits(limits));
@@ -195,8 +195,8 @@ fn copied(color: ColorType) -> u64 {
     if is_final { 0 } else { u64::from(color.channel_count()) }
 }
 
-/// Converts to eight bits without transparency; grey stays grey. Premultiplied colours are stored as
-/// what they add to the paper.
+/// Converts to eight bits without transparency; grey stays grey. Premultiplied colours are already
+/// multiplied by their opacity.
 fn flatten(image: DynamicImage, is_premultiplied: bool) -> Pixels {
     let (width, height) = (image.width(), image.height());
     match (image.color().has_alpha(), image.color().has_color()) {
@@ -223,7 +223,7 @@ fn flatten(image: DynamicImage, is_premultiplied: bool) -> Pixels {
 
 const ALL: &str = "every pixel has lost its transparency and nothing else";
 
-/// Takes the opacity, which is the last of `N` channels, back out of the colours.
+/// Divides the colours by the opacity, the last of `N` channels, to undo premultiplication.
 fn divide_by_cover<const N: usize>(bytes: &mut [u8]) {
     for pixel in bytes.as_chunks_mut::<N>().0 {
         let cover = u32::from(pixel[N - 1]).max(1);
@@ -233,12 +233,12 @@ fn divide_by_cover<const N: usize>(bytes: &mut [u8]) {
     }
 }
 
-/// A drawing with colours darker than this is not a white one.
+/// A drawing whose colours are darker than this is not white.
 const WHITE: u64 = 245;
 
-/// Pixels of `N` channels, the last of them transparency, in the memory that they are in: laid over
-/// white paper, or over black where the picture itself is white. A white drawing on nothing was made
-/// for a dark page, and on white paper there would be nothing to see.
+/// Lays pixels of `N` channels, the last of them opacity, over white paper in place, or over black
+/// paper if the picture itself is white. A white drawing on a transparent background was made for a
+/// dark page and would be invisible on white.
 pub(super) fn over_paper<const N: usize>(mut bytes: Vec<u8>) -> Vec<u8> {
     let (colours, pixels) = (N - 1, bytes.len() / N);
     let mut tally = Tally::default();
@@ -287,15 +287,15 @@ fn blend(channel: u8, alpha: u8, paper: u32) -> u8 {
     u8::try_from((sum + 127) / 255).expect("a weighted mean of two bytes is a byte")
 }
 
-/// A reader that fails once the time for the file is over.
+/// A reader that fails once the time for the file is up.
 pub(super) struct Patient<'a> {
     file: Cursor<&'a [u8]>,
     is_over: IsOver<'a>,
 }
 
-/// Most bytes that one read returns, so that the library keeps coming back.
+/// Maximum bytes that one read returns, so that the library keeps calling back.
 const PORTION: usize = 16 << 10;
-/// Reads shorter than this do not look at the clock.
+/// Reads shorter than this do not check the clock.
 const SMALL_READ: usize = 64;
 
 impl<'a> Patient<'a> {

@@ -1,5 +1,5 @@
-//! Why an upload is not a picture. Each variant is a different answer to the user: another format
-//! (415), a smaller picture (413), an intact file (422), or more time (504).
+//! Why an upload is not a usable picture. Each variant asks the user for something different:
+//! another format (415), a smaller picture (413), an intact file (422), or more time (504).
 
 /// What is wrong with the bytes of an upload.
 #[derive(Debug, thiserror::Error)]
@@ -10,38 +10,39 @@ pub enum ImageError {
     /// A known format that is not decoded here; the sentence names it and says what to do.
     #[error("{0}")]
     NotDecoded(&'static str),
-    /// More pixels than allowed; the header says so and nothing was decoded.
+    /// More pixels than allowed, according to the header; nothing was decoded.
     #[error("{width}x{height} pixels, more than the {max_pixels} pixels allowed")]
     TooManyPixels {
-        /// Width of the picture, by its header.
+        /// Width of the picture, according to its header.
         width: u32,
-        /// Height of the picture, by its header.
+        /// Height of the picture, according to its header.
         height: u32,
-        /// The most pixels that a picture may have.
+        /// Maximum number of pixels that a picture may have.
         max_pixels: u64,
     },
-    /// Decoding would take more memory than allowed, for the depth or the compression of the pixels.
+    /// Decoding would take more memory than allowed, because of the depth or compression of
+    /// the pixels.
     #[error(
         "decoding takes more than the {max_bytes} bytes of memory allowed; make the picture smaller, or save it as \
          JPEG, which takes the least"
     )]
     TooMuchMemory {
-        /// The most memory that decoding may take.
+        /// Maximum memory that decoding may take, in bytes.
         max_bytes: u64,
     },
-    /// Starts as an image and is damaged or cut off.
+    /// Starts like an image but is damaged or cut off.
     #[error("the image does not decode: {0}")]
     Malformed(String),
     /// A valid picture without a digit, for a model that reads digits.
     #[error("no digit found")]
     NoDigit,
-    /// Decoding, or the search for a digit, was stopped, as the caller asked for.
+    /// Decoding or the search for a digit was stopped at the caller's request.
     #[error("work on the picture was stopped before its end")]
     Stopped,
 }
 
 impl ImageError {
-    /// Tells the faults of the `image` crate apart.
+    /// Classifies an error of the `image` crate.
     pub(super) fn from_codec(error: image::ImageError, max_bytes: u64) -> Self {
         match error {
             image::ImageError::Unsupported(_) => Self::NotDecoded(
@@ -56,8 +57,8 @@ impl ImageError {
         }
     }
 
-    /// What a library says about a file means nothing to its sender, so a fixed sentence stands for
-    /// it.
+    /// A library's message about a file means nothing to its sender, so a fixed sentence
+    /// replaces it.
     pub(super) fn of_library(error: &dyn std::error::Error) -> Self {
         tracing::debug!(%error, "a decoder refuses an upload");
         Self::damaged("its data is damaged")

@@ -1,8 +1,8 @@
 //! GIF pictures: the first frame, row by row, on a page that has room for it.
 //!
-//! The page is what the file announces, enlarged to hold the frame, as for browsers and Pillow: some
-//! writers announce a page of no size, or that of another picture. What the frame does not cover is
-//! transparent.
+//! The page has the size that the file announces, enlarged to hold the frame, as in browsers and
+//! Pillow: some writers announce a page of no size, or that of another picture. The area around the
+//! frame is transparent.
 
 use gif::{DecodeOptions, Decoder, DecodingError, Frame};
 use image::RgbImage;
@@ -12,13 +12,13 @@ use super::decode::{IsOver, Patient, over_paper};
 use super::picture::{Picture, Pixels};
 use super::{ImageError, Limits};
 
-/// Bytes of a pixel while the page is made, the last of them how much it covers.
+/// Bytes per pixel while the page is made, the last of them opacity.
 const CHANNELS: usize = 4;
 /// Memory that the library takes in addition: codes, colours and an input buffer.
 const LIBRARY: u64 = 64 << 10;
-/// First row and distance of rows of each pass of an interlaced frame.
+/// First row and row step of each pass of an interlaced frame.
 const PASSES: &[(usize, usize)] = &[(0, 8), (4, 8), (2, 4), (1, 2)];
-/// ... of another.
+/// The same for a frame that is not interlaced.
 const IN_ORDER: &[(usize, usize)] = &[(0, 1)];
 
 /// Decodes the first frame of a file.
@@ -54,7 +54,7 @@ fn fault(error: &DecodingError, max_bytes: u64) -> ImageError {
     ImageError::of_library(error)
 }
 
-/// Where the rows of a frame lie.
+/// Where the rows of a frame lie on the page.
 struct Page {
     size: (u32, u32),
     left: usize,
@@ -104,7 +104,7 @@ impl Page {
         Ok(bytes)
     }
 
-    /// The colour of each number; one that has none is transparent.
+    /// The colour of each palette index; an index without one is transparent.
     fn colours(&self, palette: &[u8]) -> [[u8; CHANNELS]; 256] {
         let mut colours = [[0; CHANNELS]; 256];
         for (colour, &[red, green, blue]) in colours.iter_mut().zip(palette.as_chunks::<3>().0) {

@@ -1,4 +1,4 @@
-//! Whether a picture shows one handwritten digit, or is a photo of something else; pure.
+//! Decides whether a picture shows one handwritten digit or is a photo of something else; pure.
 //!
 //! The rule looks at the few pixels that a photo model would see, reduced once more. A digit is ink
 //! on a background: nearly every cell is close to one even tone (which may change gradually over
@@ -16,9 +16,9 @@ const CELLS: usize = SIDE * SIDE;
 const GROUND: f32 = 20.0;
 /// A cell farther from it than this is ink.
 const INK: f32 = 40.0;
-/// The least share of background.
+/// Minimum share of background.
 const MIN_GROUND: f32 = 0.45;
-/// The least share of background, ink and cells beside ink, which strokes with soft edges have.
+/// Minimum share of background, ink and cells beside ink, which strokes with soft edges have.
 const MIN_CLEAR: f32 = 0.98;
 /// The largest share of the picture that may be inked in the opposite tone.
 const MAX_OTHER: f32 = 0.015;
@@ -26,11 +26,12 @@ const MAX_OTHER: f32 = 0.015;
 const MAX_EDGE: f32 = 0.2;
 /// The largest share of the picture that may differ from the background in hue.
 const MAX_COLOURED: f32 = 0.2;
-/// Colour channels that differ from the ground's by factors this far apart are another hue.
+/// A cell whose colour channels differ from the background's by factors this far apart has
+/// another hue.
 const HUE: f32 = 0.22;
 /// Strokes have vanished when this many layers are peeled off.
 const MAX_LAYERS: usize = 13;
-/// How often the background is fitted, each time without the cells that the last fit left out.
+/// How often the background is fitted, each time without the cells far from the previous fit.
 const FITS: usize = 4;
 
 /// One cell of the picture: red, green and blue.
@@ -111,13 +112,13 @@ fn distances(cells: &[Cell]) -> Vec<f32> {
     distances
 }
 
-/// Where a cell is, from -0.5 to 0.5.
+/// Position of a cell, from -0.5 to 0.5.
 fn place(at: usize) -> (f32, f32) {
     let centred = |step: usize| step as f32 / SIDE as f32 - 0.5;
     (centred(at % SIDE), centred(at / SIDE))
 }
 
-/// The plane through the values that are `near`, by least squares.
+/// The least-squares plane through the values that are `near`.
 fn plane(values: &[f32], near: impl Iterator<Item = bool>) -> Option<[f32; 3]> {
     let mut sums = [[0.0_f32; 4]; 3];
     for (at, (value, _)) in values.iter().zip(near).enumerate().filter(|(_, (_, near))| *near) {
@@ -161,7 +162,7 @@ fn coloured(cells: &[Cell], distances: &[f32]) -> f32 {
             *sum += value;
         }
     }
-    // Next to black every hue is noise.
+    // Near black, every hue is noise.
     let mean = mean.map(|sum| sum / count.max(1.0) + 8.0);
     let is_coloured = |cell: &&Cell| {
         let factors = [0, 1, 2].map(|channel| (cell[channel] + 8.0) / mean[channel]);
@@ -228,7 +229,7 @@ mod tests {
 
     use super::*;
 
-    /// A stroke across a sheet that gets darker to one side, each of a colour.
+    /// A stroke of one colour across a sheet of another that gets darker towards one side.
     fn sheet(ink: [u8; 3], paper: [u8; 3], width: u32) -> Pixels {
         Pixels::Rgb(RgbImage::from_fn(224, 224, |x, y| {
             let is_ink = (y + 20).abs_diff(x * 6 / 5) < width && (40..190).contains(&y);

@@ -1,10 +1,10 @@
 //! From the bytes of an upload to the input tensor of a network.
 //!
-//! [`decode`] turns an untrusted file into a [`Picture`], refusing from the header alone a file
+//! [`decode()`] turns an untrusted file into a [`Picture`], refusing, from the header alone, a file
 //! that would cost too much to decode; [`prepare`] brings a picture to the input of a model as the
 //! model's manifest says. Resizing follows Pillow, with which the published weights were trained:
-//! same geometry, same filters, anti-aliased when shrinking. Nothing here knows HTTP, models or
-//! threads.
+//! same geometry, same filters, anti-aliased when shrinking. Nothing here knows about HTTP, models
+//! or threads.
 
 mod contain;
 mod decode;
@@ -63,7 +63,7 @@ pub fn prepare(picture: &Picture, input: &Input) -> Result<Vec<f32>, ImageError>
     prepare_until(picture, input, &|| false)
 }
 
-/// As [`prepare`], as long as there is time to look for a digit.
+/// Like [`prepare`], but stops looking for a digit once `is_over` returns true.
 pub fn prepare_until(
     picture: &Picture,
     input: &Input,

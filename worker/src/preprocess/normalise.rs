@@ -31,11 +31,11 @@ pub(super) fn normalise(small: &Pixels, input: &Input) -> Vec<f32> {
     planes
 }
 
-/// What each byte becomes in a channel: `p * scale + offset`, the same as dividing twice to the last bit
-/// or two.
+/// The value of each byte in a channel: `p * scale + offset`, equal to dividing twice except for
+/// the last bit or two.
 ///
-/// A table, because a fused multiply-add is a call where a build may not assume the instruction: a
-/// third of a millisecond per picture.
+/// A table, because a fused multiply-add is a function call in builds that may not assume the
+/// instruction, which costs a third of a millisecond per picture.
 fn levels(input: &Input, channel: usize) -> [f32; 256] {
     let (mean, std) = (input.mean[channel], input.std[channel]);
     let (scale, offset) = (1.0 / (255.0 * std), -mean / std);

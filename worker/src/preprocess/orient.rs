@@ -2,7 +2,8 @@
 
 use image::metadata::Orientation;
 
-/// Upright to stored: mirror left-right and top-bottom as told, then swap the axes as told.
+/// From upright to stored: optionally mirrors left-right and top-bottom, then optionally swaps
+/// the axes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "eight orientations are three choices")]
 pub(super) struct Turn {
@@ -36,7 +37,7 @@ impl Turn {
         Self { mirror_x, mirror_y, transpose }
     }
 
-    /// Size of the upright picture that is stored in the given size, and the other way round.
+    /// Converts the stored size of a picture to its upright size, or the other way round.
     pub(super) fn upright(self, (width, height): (u32, u32)) -> (u32, u32) {
         if self.transpose { (height, width) } else { (width, height) }
     }
@@ -71,7 +72,7 @@ impl Region {
         }
     }
 
-    /// Takes back what rounding carried over the border of a picture of the given size.
+    /// Clips what rounding moved past the border of a picture of the given size.
     pub(super) fn inside(self, size: (u32, u32)) -> Self {
         let (left, width) = clamp_span(self.left, self.width, f64::from(size.0));
         let (top, height) = clamp_span(self.top, self.height, f64::from(size.1));

@@ -1,8 +1,8 @@
 //! A decoded picture, kept as the file stores it.
 //!
-//! Turning twelve million pixels upright costs more than classifying them, so the orientation
-//! travels along and is applied to the few pixels that are left after resizing. For the same reason
-//! a decoder may have shrunk the picture already (`shrink`): all sizes that are reported or used in
+//! Turning twelve million pixels upright costs more than classifying them, so the orientation is
+//! carried along and applied to the few pixels that are left after resizing. For the same reason a
+//! decoder may have shrunk the picture already (`shrink`): all sizes that are reported or used in
 //! computations are those of the whole picture, upright.
 
 use image::metadata::Orientation;
@@ -64,7 +64,7 @@ impl Picture {
         self.upright().1
     }
 
-    /// Memory that the pixels take.
+    /// Memory that the pixels take, in bytes.
     pub fn bytes(&self) -> usize {
         match &self.pixels {
             Pixels::Gray(image) => image.as_raw().len(),

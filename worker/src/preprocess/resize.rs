@@ -93,12 +93,12 @@ struct Plan {
     stored: Region,
     swaps_axes: bool,
     filter: Filter,
-    /// What the decoder has divided the sides by.
+    /// Factor by which the decoder has divided the sides.
     shrink: u32,
 }
 
 impl Plan {
-    /// Between stored and upright order of a size, in either direction.
+    /// Converts a size between stored and upright order, in either direction.
     fn size(&self, (width, height): (u32, u32)) -> (u32, u32) {
         if self.swaps_axes { (height, width) } else { (width, height) }
     }
@@ -107,7 +107,7 @@ impl Plan {
         if self.swaps_axes { region.transposed() } else { region }
     }
 
-    /// The filter that makes one pixel of `scale`.
+    /// The filter that makes one pixel out of `scale` pixels.
     fn kernel(&self, scale: f64) -> FilterType {
         match self.filter {
             Filter::Bilinear if scale > 1.0 => triangle::after(self.shrink, scale),
@@ -115,8 +115,8 @@ impl Plan {
         }
     }
 
-    /// Along the upright rows first, then along the columns, rounded to bytes in between: as Pillow
-    /// does, and where bicubic overshoots the order shows.
+    /// Filters along the upright rows first, then along the columns, rounding to bytes in between,
+    /// as Pillow does: where bicubic overshoots, the order matters.
     fn convolve<P: PixelTrait>(
         &self,
         source: &TypedImageRef<'_, P>,
@@ -144,7 +144,7 @@ impl Plan {
     }
 }
 
-/// The rows that a filter looks at to make `rows` out of `region`.
+/// The rows that a filter reads to make `rows` out of `region`.
 fn reach(region: Region, rows: u32, limit: u32, filter: Filter) -> std::ops::Range<u32> {
     let support = match filter {
         Filter::Bilinear => 1.0,

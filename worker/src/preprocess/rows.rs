@@ -1,12 +1,12 @@
-//! PNG pictures, read row by row: whole, or reduced to the means of squares of pixels where there is no
-//! memory for all of them.
+//! PNG pictures, read row by row: whole, or reduced to the means of squares of pixels if there is
+//! not enough memory for all of them.
 //!
-//! Reduced, a row is all that is held of the picture itself, so a screenshot of many megapixels takes less
-//! memory than its reduced copy. Interlaced files tell their rows in seven passes over the whole
-//! picture, and are not reduced here.
+//! While reducing, only one row of the picture itself is kept, so a screenshot of many megapixels
+//! takes less memory than its reduced copy. Interlaced files store their rows in seven passes over
+//! the whole picture and are not reduced here.
 //!
-//! One rule for small and large files, that of Pillow where a file ends: it may do so anywhere behind the data of
-//! its last row. Data that is damaged is refused.
+//! Small and large files follow the same rule, that of Pillow: a file may end anywhere after the
+//! data of its last row. Damaged data is refused.
 
 use std::io::ErrorKind;
 
@@ -21,12 +21,12 @@ use super::decode::{IsOver, Patient, Shrinks, Tally, over_paper};
 use super::picture::{Picture, Pixels};
 use super::{ImageError, Limits, formats};
 
-/// Memory that the library takes in addition to its rows: a window of unpacked data, twice, and an
+/// Memory that the library takes in addition to its rows: twice a window of unpacked data, and an
 /// input buffer.
 const LIBRARY: u64 = 256 << 10;
 
-/// Decodes whole, or reduced by the first of what `shrinks` allows for the size and the orientation of
-/// the picture that there is memory for.
+/// Decodes the whole picture, or at the first reduction that there is enough memory for, of those
+/// that `shrinks` allows for the size and orientation of the picture.
 pub(super) fn decode(
     bytes: &[u8],
     limits: &Limits,
@@ -56,11 +56,11 @@ pub(super) fn decode(
     })
 }
 
-/// A file of which no row is read yet.
+/// A file before its first row is read.
 struct Rows<'a> {
     reader: Reader<Patient<'a>>,
     size: (u32, u32),
-    /// Bytes a pixel, the last of them how much it covers where there are two or four.
+    /// Bytes per pixel; if there are two or four, the last one is the opacity.
     channels: usize,
     max_bytes: u64,
 }
@@ -85,12 +85,12 @@ impl<'a> Rows<'a> {
         Ok(Self { reader, size, channels, max_bytes })
     }
 
-    /// Memory that is taken at the worst time.
+    /// Peak memory.
     fn price(&self, shrink: u32) -> u64 {
         let (width, height) = self.size;
         let (across, down) = (width.div_ceil(shrink), height.div_ceil(shrink));
         let channels = self.channels as u64;
-        // A row of 16 bits, the one before it, and what becomes of it.
+        // A row of 16 bits, the previous one, and the result.
         let rows = 6 * u64::from(width) * channels + 8 * u64::from(across) * channels;
         rows.saturating_add(u64::from(across) * u64::from(down) * channels).saturating_add(LIBRARY)
     }
@@ -117,7 +117,7 @@ impl<'a> Rows<'a> {
         pixels(bytes, size, self.channels)
     }
 
-    /// The rows of seven passes, each of which has some of the pixels.
+    /// Reads the rows of seven passes, each of which has some of the pixels.
     fn interlaced(&mut self, bytes: &mut [u8], line: usize) -> Result<(), ImageError> {
         let bits = u8::try_from(8 * self.channels).expect("four channels of a byte at the most");
         let (mut missing, max_bytes) = (bytes.len(), self.max_bytes);
@@ -153,8 +153,8 @@ impl<'a> Rows<'a> {
         pixels(bytes, size, self.channels)
     }
 
-    /// What the library says behind the last row: whether the data was that of its checksum. A file that
-    /// ends there has its picture.
+    /// Checks after the last row, with the library, that the data matches its checksum. A file that
+    /// ends there still has its whole picture.
     fn end(&mut self) -> Result<(), ImageError> {
         match self.reader.next_row().map(|_| ()) {
             Err(DecodingError::IoError(error)) if error.kind() == ErrorKind::UnexpectedEof => {
@@ -170,7 +170,7 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// The picture, of which the transparency is laid over paper.
+/// The picture, with its transparency already laid over paper.
 fn pixels(
     bytes: Vec<u8>,
     (width, height): (u32, u32),
@@ -209,7 +209,7 @@ struct Squares {
 }
 
 impl Squares {
-    /// Reads all rows of pixels of `N` channels; the last may be how much they cover.
+    /// Reads all rows of pixels of `N` channels, the last of which may be the opacity.
     fn read<const N: usize, const ALPHA: bool>(
         mut self,
         rows: &mut Rows<'_>,

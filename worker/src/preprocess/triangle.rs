@@ -1,4 +1,4 @@
-//! The filter for a picture that its decoder has reduced already.
+//! The filter for a picture that its decoder has already reduced.
 //!
 //! A pixel that stands for 8x8 is their mean, the first coefficient of their transform, and the
 //! triangle of resizing blurs that mean once more. Variances of blurs add up: with a triangle that
@@ -14,8 +14,8 @@ const STEPS: u32 = 32;
 /// The reduction whose pixels are means.
 const MEAN: u32 = 8;
 
-/// A triangle for making one pixel of `scale` pixels of a picture whose sides were divided by
-/// `shrink`.
+/// A triangle that makes one pixel out of `scale` pixels of a picture whose sides were divided
+/// by `shrink`.
 pub(super) fn after(shrink: u32, scale: f64) -> FilterType {
     if shrink < MEAN {
         return FilterType::Bilinear;

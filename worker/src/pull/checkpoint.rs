@@ -31,22 +31,22 @@ struct Colours {
     std: [f32; 3],
 }
 
-/// As torchvision's weights want them.
+/// As torchvision's weights expect them.
 const IMAGENET: Colours = Colours { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
 const ZIP: &[u8] = b"PK\x03\x04";
-/// Opcode and version of a pickle: how PyTorch saved before version 1.6.
+/// Opcode and version of a pickle, the format of PyTorch before version 1.6.
 const PICKLE: &[u8] = &[0x80, 0x02];
 const NO_NETWORK: &str = "not a MobileNetV2 of width 1.0";
 /// Its length is the number of classes.
 const BIAS: &str = "classifier.1.bias";
 const MAX_CLASSES: usize = 32_768;
-/// Input of the network, and the shorter side that it is cut from.
+/// Side of the input of the network, in pixels.
 const SIDE: usize = 224;
 
 impl Checkpoint {
     /// Reads the bytes of a checkpoint, whatever they are.
     pub(super) fn read(bytes: Vec<u8>) -> Result<Self, Error> {
-        // A zip archive is read by a library, on whatever bytes come.
+        // A library parses the zip archive, whatever bytes it consists of.
         let read = catch_unwind(AssertUnwindSafe(|| Self::take(bytes)));
         read.unwrap_or_else(|_| Err(unusable("its reader gave up on it")))
     }
@@ -120,7 +120,7 @@ fn unusable(reason: &str) -> Error {
     Error::Invalid(reason.to_owned())
 }
 
-/// Classes of a network whose last bias has that shape.
+/// Number of classes of a network whose last bias has that shape.
 fn classes(bias: Option<&[usize]>) -> Result<usize, Error> {
     match bias {
         Some(&[classes]) if (1..=MAX_CLASSES).contains(&classes) => Ok(classes),
@@ -146,7 +146,7 @@ fn from_pytorch(bytes: &[u8]) -> Result<Vec<u8>, Error> {
     found.serialise(specs.iter().map(Spec::name)).map_err(unreadable)
 }
 
-/// The free text of a safetensors header.
+/// The free-form metadata of a safetensors header.
 fn metadata(bytes: &[u8]) -> HashMap<String, String> {
     let header = SafeTensors::read_metadata(bytes).ok();
     header.and_then(|(_, header)| header.metadata().clone()).unwrap_or_default()

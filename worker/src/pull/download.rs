@@ -1,8 +1,8 @@
 //! Fetches one file over HTTP: resumed where it broke off, checked before it is used.
 //!
-//! An answer continues what has arrived only if it is of the same file: the server says so by the entity
-//! tag that it gave before, or a digest will tell in the end. Everything else begins anew. Attempts, waits
-//! and sizes are bounded.
+//! A response continues a partial download only if it is of the same file: either the server
+//! confirms the entity tag that it sent before, or a digest will tell at the end. Everything else
+//! starts over. Attempts, waits and sizes are bounded.
 
 use std::io::{self, Read};
 use std::path::Path;
@@ -25,11 +25,11 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// No attempt takes longer, however slowly bytes keep coming.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_hours(1);
 
-/// Why one attempt brought no file.
+/// Why an attempt failed.
 enum Failure {
     /// Worth another attempt.
     Transient(String),
-    /// The same would happen again.
+    /// Another attempt would fail in the same way.
     Permanent(String),
 }
 
@@ -39,8 +39,8 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// The bytes of `url`, at most `limit`, whose SHA-256 must start with `expected`; what is on the way
-/// lies beside `target`.
+/// Downloads at most `limit` bytes from `url`, whose SHA-256 must start with `expected`; a partial
+/// download is kept beside `target`.
 pub(super) fn download(
     url: &str,
     target: &Path,
@@ -59,7 +59,7 @@ pub(super) fn download(
                 partial.remove()?;
                 return Ok(bytes);
             }
-            // Parts of two files, perhaps: once more, from the start.
+            // Perhaps parts of two files: try once more, from the start.
             Err(Error::Invalid(reason)) if partial.is_joined && !is_second => {
                 is_second = true;
                 tracing::warn!(url, reason, "partial download discarded");
@@ -73,7 +73,7 @@ pub(super) fn download(
     }
 }
 
-/// Compares the start of a file's SHA-256; without one to compare with, logs it.
+/// Checks the start of a file's SHA-256; only logs it if there is none to compare with.
 pub(super) fn check(bytes: &[u8], expected: Option<&str>) -> Result<(), Error> {
     let digits = hex(&Sha256::digest(bytes));
     match expected {
@@ -89,7 +89,7 @@ pub(super) fn check(bytes: &[u8], expected: Option<&str>) -> Result<(), Error> {
     }
 }
 
-/// An HTTP agent with limits on connecting and on silence.
+/// An HTTP agent with time limits on connecting and on silence.
 pub(crate) fn agent() -> Agent {
     Agent::config_builder()
         .timeout_global(Some(ATTEMPT_TIMEOUT))
@@ -105,13 +105,13 @@ pub(crate) fn agent() -> Agent {
 struct Download<'a> {
     agent: Agent,
     url: &'a str,
-    /// Whether a digest will show if the parts belong together.
+    /// Whether a digest will show that the parts belong together.
     has_digest: bool,
     limit: u64,
 }
 
 impl Download<'_> {
-    /// Tries until all of the file has arrived.
+    /// Tries until the whole file has arrived.
     fn attempts(&self, partial: &mut Partial) -> Result<(), String> {
         let mut attempt = 1;
         loop {
@@ -136,7 +136,7 @@ impl Download<'_> {
         }
     }
 
-    /// One attempt: asks for what is missing and appends it.
+    /// One attempt: requests the missing bytes and appends them.
     fn fetch(&self, partial: &mut Partial) -> Result<(), Failure> {
         let have = partial.len()?;
         let tag = partial.about().tag.clone();
@@ -192,7 +192,7 @@ impl Download<'_> {
     ) -> Result<(), Failure> {
         let have = partial.len()?;
         let bar = progress(have, total);
-        // One byte beyond the limit tells that there is more.
+        // One byte beyond the limit shows that there is more.
         let body = response.body_mut().as_reader().take(self.limit.saturating_sub(have) + 1);
         let received = partial.append(&mut bar.wrap_read(body));
         bar.finish_and_clear();
@@ -213,7 +213,7 @@ fn failure(error: &ureq::Error) -> Failure {
     }
 }
 
-/// The length of a file whose rest comes, if it is the rest of what is here.
+/// The total length of a file, if the response continues the bytes already here.
 fn continued(response: &Response<Body>, partial: &mut Partial) -> Result<Option<u64>, Failure> {
     let have = partial.len()?;
     let range = content_range(response).filter(|(start, _)| *start == have);
@@ -226,7 +226,7 @@ fn continued(response: &Response<Body>, partial: &mut Partial) -> Result<Option<
     }
 }
 
-/// The server has nothing after what is here: right if that is the whole file, else start afresh.
+/// The server has no further bytes: right if the whole file is here already, else start over.
 fn settle(response: &Response<Body>, partial: &mut Partial) -> Result<(), Failure> {
     let range = text(response, &header::CONTENT_RANGE);
     let total = range.and_then(|range| range.rsplit('/').next()?.parse::<u64>().ok());
@@ -237,7 +237,7 @@ fn settle(response: &Response<Body>, partial: &mut Partial) -> Result<(), Failur
     }
 }
 
-/// Whether an answer of this total length is of the file that was begun, as far as is known.
+/// Whether a response of this total length is of the same file, as far as is known.
 fn is_same(response: &Response<Body>, total: u64, about: &About) -> bool {
     let agrees =
         |found: Option<String>| found.is_none() || about.tag.is_none() || found == about.tag;
@@ -262,7 +262,7 @@ fn text<'a>(response: &'a Response<Body>, name: &header::HeaderName) -> Option<&
     response.headers().get(name)?.to_str().ok()
 }
 
-/// The entity tag of an answer, if it stands for the bytes and not for their meaning.
+/// The entity tag of a response, if it is a strong one: it identifies the bytes, not their meaning.
 fn tag(response: &Response<Body>) -> Option<String> {
     let tag = text(response, &header::ETAG)?;
     (!tag.starts_with("W/")).then(|| tag.to_owned())

@@ -1,4 +1,4 @@
-//! A checkpoint as a version of the model repository.
+//! Installs a checkpoint as a version in the model repository.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ pub(super) struct Installed {
     pub(super) is_new: bool,
 }
 
-/// Installs as the next version of `folder`, unless the newest holds the same weights and labels.
+/// Installs the next version of `folder`, unless the newest has the same weights and labels.
 pub(super) fn install(
     folder: &Path,
     checkpoint: &Checkpoint,

@@ -1,9 +1,9 @@
 //! `worker pull`: fetches a published model into the model repository.
 //!
-//! [`download`] brings the file, complete and verified or not at all; [`checkpoint`] finds out what
-//! it is and which input it needs, whatever bytes it has; [`install`] writes a version that a
-//! running worker may pick up at once. No file is parsed before its digest is checked. A file that
-//! is installed already is recognised, so the command can be repeated.
+//! [`download`] fetches the file, complete and verified or not at all; [`checkpoint`] determines
+//! what it is and which input it needs, whatever its bytes; [`install`] writes a version that a
+//! running worker may pick up immediately. No file is parsed before its digest is checked. A file
+//! that is already installed is recognised, so the command can be repeated.
 
 mod checkpoint;
 mod download;
@@ -25,7 +25,7 @@ use crate::repository::file;
 /// What torchvision's own code downloads (BSD-3-Clause); the name ends with the start of its SHA-256.
 const MOBILENET_V2: &str = "https://download.pytorch.org/models/mobilenet_v2-7ebf99e0.pth";
 
-/// Bytes of the largest checkpoint: the published one has 14 MB, one of a training three times that.
+/// Largest checkpoint in bytes: the published one has 14 MB, one from training three times that.
 const MAX_BYTES: u64 = 256 << 20;
 /// Bytes of a file of labels.
 const MAX_LABELS: u64 = 16 << 20;
@@ -107,12 +107,12 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Error> {
     Ok(())
 }
 
-/// How many classes the network of a checkpoint tells apart, or why it is none.
+/// Number of classes of a checkpoint's network, or why it is not a checkpoint.
 pub fn classes(checkpoint: Vec<u8>) -> Result<usize, Error> {
     Ok(Checkpoint::read(checkpoint)?.classes)
 }
 
-/// The bytes of a checkpoint that is here already.
+/// The bytes of a local checkpoint.
 fn read(path: &Path, sha256: Option<&str>) -> Result<Vec<u8>, Error> {
     let bytes = File::open(path).and_then(|file| file::bounded(file, MAX_BYTES));
     let bytes = bytes.map_err(Error::file(path))?;
@@ -123,11 +123,11 @@ fn read(path: &Path, sha256: Option<&str>) -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
-/// Bytes, and where they are from.
+/// Bytes and their origin.
 type Fetched = (Vec<u8>, String);
 
-/// The bytes of a published checkpoint and where they are from; what is on the way lies in a hidden
-/// folder of the repository, where a broken download waits to be resumed.
+/// The bytes of a published checkpoint and their origin. Partial downloads are kept in a hidden
+/// folder of the repository, where an interrupted one waits to be resumed.
 fn fetch(args: &Args) -> Result<Fetched, Error> {
     let url = args.url.as_deref().unwrap_or(args.model.url());
     let folder = args.models.join(".downloads");
@@ -138,7 +138,7 @@ fn fetch(args: &Args) -> Result<Fetched, Error> {
     Ok((bytes, url.to_owned()))
 }
 
-/// The last part of an address, kept to characters that are safe in a file name.
+/// The last part of an address, reduced to characters that are safe in a file name.
 fn file_name(url: &str) -> String {
     let path = url.split(['?', '#']).next().unwrap_or_default();
     let last = path.rsplit('/').next().unwrap_or_default();

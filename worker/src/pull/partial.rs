@@ -1,8 +1,8 @@
-//! A download that has not ended: what has arrived, and of what.
+//! An unfinished download: what has arrived, and of which file.
 //!
-//! It lies in `NAME.part`, with `NAME.part.json` beside it, so that another run goes on from there. What
-//! arrived of one file is never continued with another: it belongs to one address, to one version of the
-//! file by its entity tag and length, and to one process at a time.
+//! It is kept in `NAME.part`, with `NAME.part.json` beside it, so that another run can continue it.
+//! What has arrived of one file is never continued with another: it belongs to one address, to one
+//! version of the file by its entity tag and length, and to one process at a time.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -24,7 +24,7 @@ pub(super) struct About {
     address: String,
     /// Its strong entity tag.
     pub(super) tag: Option<String>,
-    /// The length of the file, where the server tells it.
+    /// The length of the file, if the server states it.
     pub(super) total: Option<u64>,
 }
 
@@ -34,12 +34,12 @@ pub(super) struct Partial {
     path: PathBuf,
     file: File,
     about: About,
-    /// Whether it came by more than one answer.
+    /// Whether it arrived in more than one response.
     pub(super) is_joined: bool,
 }
 
 impl Partial {
-    /// What is left of an earlier download of `url`, or an empty file; locked against other processes.
+    /// Remains of an earlier download of `url`, or an empty file; locked against other processes.
     pub(super) fn open(target: &Path, url: &str) -> Result<Self, Error> {
         let path = with_ending(target, ".part");
         let mut options = OpenOptions::new();
@@ -81,8 +81,8 @@ impl Partial {
         Ok(self.file.metadata()?.len())
     }
 
-    /// Throws away what has arrived: what comes now is a file of its own, of that entity tag and length
-    /// if they are known.
+    /// Discards what has arrived: what follows is a file of its own, with this entity tag and
+    /// length if they are known.
     pub(super) fn restart(&mut self, tag: Option<String>, total: Option<u64>) -> io::Result<()> {
         self.file.set_len(0)?;
         self.is_joined = false;
@@ -92,11 +92,11 @@ impl Partial {
         fs::rename(&fresh, &path)
     }
 
-    /// Appends what comes.
+    /// Appends all of `from`.
     pub(super) fn append(&mut self, from: &mut impl Read) -> io::Result<u64> {
         self.file.seek(SeekFrom::End(0))?;
         let copied = io::copy(from, &mut self.file);
-        // What did arrive stays for the next attempt.
+        // What did arrive is kept for the next attempt.
         self.file.flush()?;
         copied
     }
@@ -107,7 +107,7 @@ impl Partial {
         file::bounded(&mut self.file, limit)
     }
 
-    /// Leaves nothing behind.
+    /// Removes both files.
     pub(super) fn remove(self) -> Result<(), Error> {
         fs::remove_file(&self.path).map_err(Error::file(&self.path))?;
         let about = with_ending(&self.path, ".json");

@@ -1,6 +1,6 @@
 //! Files from other sources, read so that none of them can block or flood the reader.
 //!
-//! A pipe, a device or a folder under the name of a file is an error at once, and what is longer than
+//! A pipe, a device or a folder in place of a file is an error immediately, and a file longer than
 //! its limit is not read to its end.
 
 use std::fs::{File, OpenOptions};
@@ -41,7 +41,7 @@ pub(crate) fn read(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
     bytes(path, limit).map_err(Error::file(path))
 }
 
-/// The same for callers that name the file otherwise.
+/// Like [`read`], for callers that name the file in errors in another way.
 pub(crate) fn bytes(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     bounded(open(path)?, limit)
 }
@@ -53,7 +53,7 @@ pub(crate) fn read_text(path: &Path, limit: u64) -> Result<String, Error> {
     String::from_utf8(bytes).map_err(not_text).map_err(Error::file(path))
 }
 
-/// All of `reader`, which has at most `limit` bytes.
+/// Reads all of `reader`, which must have at most `limit` bytes.
 pub(crate) fn bounded(reader: impl Read, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     reader.take(limit + 1).read_to_end(&mut bytes)?;

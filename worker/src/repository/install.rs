@@ -1,13 +1,13 @@
 //! Puts a new version into the repository: whole, loadable and under a number of its own, or not at
 //! all.
 //!
-//! A server may be watching, and others may install at the same time. Files are written into a folder
-//! that no reader takes for a version, flushed, and loaded there as a server would; only then does a
-//! rename give the folder its number. No version that is there is ever replaced.
+//! A server may be watching, and others may install at the same time. Files are written into a
+//! folder that no reader takes for a version, flushed, and loaded there as a server would; only
+//! then does a rename give the folder its number. No existing version is ever replaced.
 //!
-//! The folder has a name of its own even among installers in several containers, whose processes may have
-//! the same number. It is locked while its installer lives; what has been left behind for a day, and is
-//! not locked, the next installer removes.
+//! The folder's name is unique even among installers in several containers, whose processes may
+//! have the same ID. It is locked while its installer lives; the next installer removes folders
+//! that have been left behind for a day and are not locked.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -21,22 +21,22 @@ use super::Version;
 use super::scan::version_number;
 use crate::{Error, model};
 
-/// Begins the name of a folder that is being filled: a dot and no number, which readers of the
+/// Prefix of the name of a folder being filled: a dot and not a number, which readers of the
 /// repository skip.
 const STAGING: &str = ".installing-";
-/// Not every file system tells each machine of the locks of the others. No installer takes this long.
+/// Not every file system shares locks between machines. No installer takes this long.
 const ABANDONED: Duration = Duration::from_hours(24);
 
-/// What the folder of a new version is called.
+/// The name of a new version's folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Name<'a> {
     /// One more than the newest version.
     Next,
-    /// This; an error where it is taken.
+    /// This name; an error if it is taken.
     Exactly(&'a str),
 }
 
-/// A file of a version: its name and what it holds.
+/// A file of a version: its name and contents.
 pub(crate) type Named<'a> = (&'a str, &'a [u8]);
 
 /// Writes `files` as a version of the model in `folder` and returns where they are.
@@ -58,7 +58,7 @@ pub(crate) fn install(
     Ok(target)
 }
 
-/// The newest version of the model in `folder`, of those that are there, usable or not.
+/// The newest version of the model in `folder`, usable or not.
 pub(crate) fn newest(folder: &Path) -> Result<Option<u64>, Error> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -107,14 +107,14 @@ impl Staging {
             tracing::warn!(folder = %folder.display(), %error, "abandoned installations stay");
         }
         let staging = folder.join(format!("{STAGING}{:016x}", rand::rng().next_u64()));
-        // An error if it exists: it is another's.
+        // An error if it exists: it belongs to another installer.
         fs::create_dir(&staging).map_err(Error::file(&staging))?;
         let lock = lock(&staging).ok();
         Ok(Self { folder: staging, _lock: lock })
     }
 
-    /// Renames the folder to its name. A rename replaces no folder that holds something, so of two
-    /// that want the same number one is told and takes the next.
+    /// Renames the folder to its final name. A rename replaces no folder that is not empty, so of
+    /// two installers that want the same number, one gets an error and takes the next.
     fn publish(&self, folder: &Path, name: Name<'_>) -> Result<PathBuf, Error> {
         loop {
             let target = match name {
@@ -140,7 +140,7 @@ impl Drop for Staging {
     }
 }
 
-/// Removes what installers have left behind that were killed.
+/// Removes what killed installers have left behind.
 fn sweep(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
@@ -192,7 +192,7 @@ fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Makes names last, where folders can be flushed.
+/// Makes names durable, where folders can be flushed.
 fn sync_folder(folder: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }
@@ -289,7 +289,7 @@ mod tests {
             folder
         };
         let long = ABANDONED + Duration::from_mins(1);
-        // As an installer in another container makes it whose process has this one's number.
+        // As made by an installer in another container whose process has the same ID.
         let fresh = left(&format!("{}-0", std::process::id()), Duration::ZERO);
         let (locked, dead) = (left("locked", long), left("dead", long));
         let held = lock(&locked).unwrap();

@@ -26,13 +26,13 @@ pub struct Manifest {
     /// Where a 3x3 convolution of stride 2 puts its padding.
     #[serde(default)]
     pub padding: Padding,
-    /// The most images in one forward pass.
+    /// The most images, or rows of a table, in one forward pass.
     #[serde(default = "default_max_batch_size")]
     pub max_batch_size: NonZeroUsize,
-    /// How long the first image of a batch waits for company; zero takes what is queued.
+    /// How long the first one of a batch waits for others; zero takes what is queued.
     #[serde(default, with = "humantime_serde")]
     pub max_queue_delay: Duration,
-    /// The most images that wait; one more is refused.
+    /// The most images, or rows of a table, that wait; further requests are refused.
     #[serde(default = "default_queue_capacity")]
     pub queue_capacity: NonZeroUsize,
     /// How an image becomes the input tensor; image models only.
@@ -43,7 +43,7 @@ pub struct Manifest {
     pub table: Option<Table>,
 }
 
-/// What a model eats, borrowed from its manifest.
+/// What a model takes as input, borrowed from its manifest.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Features<'a> {
     /// Images, prepared as `[input]` says.
@@ -60,7 +60,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// What the model eats.
+    /// What the model takes as input.
     pub fn features(&self) -> Features<'_> {
         match (&self.input, &self.table) {
             (Some(input), _) => Features::Image(input),
@@ -95,7 +95,7 @@ impl Manifest {
         self.check_architecture()
     }
 
-    /// Refuses an input that the network has no use for.
+    /// Refuses an input that the network cannot use.
     fn check_architecture(&self) -> Result<(), ManifestError> {
         let invalid = |key, rule| Err(ManifestError::Invalid { key, rule });
         match (self.architecture, &self.input) {

@@ -1,8 +1,7 @@
 //! The model repository: `<root>/<model>/<version>/{model.toml, weights.safetensors, labels.txt}`,
 //! with an optional `<root>/<model>/serving.toml` that says which versions serve.
 //!
-//! Reads versions and installs new ones; what is loaded and served is the business of
-//! [`crate::serving`].
+//! Reads versions and installs new ones; [`crate::serving`] decides what is loaded and served.
 
 pub(crate) mod file;
 mod install;

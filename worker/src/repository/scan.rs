@@ -1,8 +1,8 @@
-//! What lies in the model repository right now.
+//! What is in the model repository right now.
 //!
 //! A scan only looks; it loads nothing, so it is cheap enough for every second. Folders whose name
-//! is not a version number belong to other programs and are ignored, as TF Serving does. What cannot be read is
-//! said and stops nothing else.
+//! is not a version number belong to other programs and are ignored, as in TF Serving. What cannot
+//! be read is reported and does not affect the rest.
 
 use std::collections::BTreeMap;
 use std::fs::{self, Metadata};
@@ -13,7 +13,7 @@ use std::time::SystemTime;
 use super::ModelSettings;
 use super::file::{self, MAX_TEXT};
 
-/// What a look at the repository has found.
+/// What a survey of the repository has found.
 #[derive(Debug, Clone, Default)]
 pub struct Survey {
     /// Models by name.
@@ -36,7 +36,7 @@ pub struct Found {
 pub struct FoundVersion {
     /// Where it is.
     pub folder: PathBuf,
-    /// Its files: unequal when one of them may have changed.
+    /// Its files: unequal if one of them may have changed.
     pub files: Vec<FoundFile>,
 }
 
@@ -47,14 +47,14 @@ pub struct FoundFile {
     pub path: PathBuf,
     /// Length of the file in bytes.
     pub bytes: u64,
-    /// When it was last written, where the file system says.
+    /// When it was last written, if the file system records it.
     pub modified: Option<SystemTime>,
     /// Which file it is and when anything about it last changed: a copy may keep the time of the
     /// original, but not this.
     identity: Identity,
 }
 
-/// What no copy of a file takes over; zeros where the system has no such thing.
+/// What a copy of a file never inherits; zeros where the system has no such thing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Identity {
     device: u64,
@@ -63,7 +63,7 @@ struct Identity {
     changed_nanoseconds: i64,
 }
 
-/// What a name in a folder stands for.
+/// What a name in a folder refers to.
 enum Entry {
     Folder,
     /// A file, a pipe, or gone meanwhile.
@@ -110,7 +110,7 @@ pub fn survey(root: &Path) -> io::Result<Survey> {
     Ok(survey)
 }
 
-/// The version of a folder of that name, if it is one.
+/// The version number that a folder's name stands for, if any.
 pub(crate) fn version_number(name: &str) -> Option<u64> {
     let is_number = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit());
     let number: i64 = is_number.then(|| name.parse().ok())??;
@@ -123,13 +123,13 @@ fn scan_versions(model: &Path) -> io::Result<BTreeMap<u64, FoundVersion>> {
         let name = entry?.file_name();
         let Some(number) = name.to_str().and_then(version_number) else { continue };
         let folder = model.join(&name);
-        // Of 7 and 007 the shorter name counts.
+        // Of 7 and 007, the shorter name wins.
         let known: &mut PathBuf = folders.entry(number).or_insert_with(|| folder.clone());
         if folder.as_os_str().len() < known.as_os_str().len() {
             *known = folder;
         }
     }
-    // One that cannot be read is a version all the same, whose load says why it fails.
+    // An unreadable folder is still a version; loading it reports why it fails.
     folders.retain(|_, folder| !matches!(Entry::of(folder), Entry::Other));
     let look = |(number, folder)| (number, FoundVersion::look(folder));
     Ok(folders.into_iter().map(look).collect())
@@ -149,7 +149,7 @@ impl Entry {
 }
 
 impl FoundVersion {
-    /// What lies in the folder of a version; nothing if it cannot be read.
+    /// The files in the folder of a version; none if it cannot be read.
     pub(crate) fn look(folder: PathBuf) -> Self {
         let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
         let mut files: Vec<_> = entries.filter_map(|entry| FoundFile::look(entry.path())).collect();
@@ -160,7 +160,7 @@ impl FoundVersion {
 
 impl FoundFile {
     fn look(path: PathBuf) -> Option<Self> {
-        // What a link leads to is what is read; a broken one is seen to become whole.
+        // A link's target is what is read; a broken link is listed so that its repair is noticed.
         let metadata = fs::metadata(&path).or_else(|_| fs::symlink_metadata(&path)).ok()?;
         let (bytes, modified) = (metadata.len(), metadata.modified().ok());
         Some(Self { path, bytes, modified, identity: identity(&metadata) })

@@ -26,7 +26,7 @@ pub struct ModelSettings {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum VersionPolicy {
-    /// The newest versions, as many as this says.
+    /// This many of the newest versions.
     Latest(NonZeroUsize),
     /// Every version in the folder.
     All,
@@ -34,7 +34,7 @@ pub enum VersionPolicy {
     Specific(BTreeSet<u64>),
 }
 
-/// Names of versions, and versions that a policy names.
+/// Most labels, and most versions that a policy names.
 const MAX_NAMES: usize = 1000;
 /// Bytes of a name.
 const MAX_NAME: usize = 255;
@@ -68,7 +68,7 @@ impl Default for VersionPolicy {
 }
 
 impl VersionPolicy {
-    /// The versions to serve of those that can be, newest first.
+    /// The versions to serve out of the usable ones, newest first.
     pub fn select(&self, usable: &BTreeSet<u64>) -> Vec<u64> {
         let newest_first = usable.iter().rev().copied();
         match self {

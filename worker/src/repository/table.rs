@@ -62,7 +62,7 @@ pub enum Encoding {
         /// Standard deviation of the training data, above zero.
         std: f64,
     },
-    /// One feature a known value, 1 where it is equal; an unknown text is all zeros.
+    /// One feature per known value, 1 where it is equal; an unknown text is all zeros.
     Text {
         /// The values of the training data.
         values: Vec<String>,
@@ -79,12 +79,12 @@ pub enum Cell {
 }
 
 impl Table {
-    /// Features a row has.
+    /// Number of features per row.
     pub fn width(&self) -> usize {
         self.columns.iter().map(|column| column.encoding.width()).sum()
     }
 
-    /// The features of one row, whose cells stand in column order.
+    /// The features of one row, whose cells are in column order.
     ///
     /// `None` when a cell is missing, surplus or of the wrong kind.
     pub fn encode(&self, row: &[Cell]) -> Option<Vec<f32>> {

@@ -33,7 +33,7 @@ impl Version {
         Ok(Self { folder: folder.to_owned(), manifest, labels })
     }
 
-    /// Tells versions apart: the SHA-256 of each file that a version consists of.
+    /// The SHA-256 of each file of a version, which tells versions apart.
     pub(crate) fn digests(folder: &Path) -> Result<Vec<Digest>, Error> {
         let manifest = read_manifest(folder)?;
         let mut files = vec![("model.toml", MAX_TEXT), (manifest.weights.as_str(), MAX_WEIGHTS)];
@@ -56,12 +56,12 @@ impl Version {
         self.folder.join(&self.manifest.weights)
     }
 
-    /// Outputs of one row.
+    /// Number of outputs per row.
     pub fn output_width(&self) -> usize {
         self.labels.len().max(1)
     }
 
-    /// Whether the outputs are a value and not logits.
+    /// Whether the output is a value rather than logits.
     pub fn is_regression(&self) -> bool {
         is_regression(&self.manifest)
     }

@@ -1,11 +1,12 @@
 //! The thread that keeps what is served in step with the model repository.
 //!
-//! It looks every second and when told. A new version is loaded and warmed up before it replaces the old one;
-//! one that does not load is reported, and retried when its files change, or in a while if the system failed
-//! and not the files, while the old one keeps serving. The same holds for a version whose files change under
-//! its number: what they hold decides, and a look at their times and lengths only whether it is read again. A
-//! retired version ends when its last request has its answer. A label moves to another version once that
-//! runs. What cannot be read stays as it was.
+//! It scans every second and on request. A new version is loaded and warmed up before it replaces
+//! the old one. If it does not load, that is reported while the old one keeps serving, and it is
+//! retried when its files change, or after a while if the system failed rather than the files. The
+//! same holds for a version whose files change under its number: their contents decide, while their
+//! times and lengths only determine whether they are read again. A retired version ends when its
+//! last request has its answer. A label moves to another version once that version runs. What
+//! cannot be read stays as it was.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -24,20 +25,20 @@ use crate::repository::file::Digest;
 use crate::repository::{Found, FoundVersion, ModelSettings, Survey, Version, survey};
 use crate::{Error, model};
 
-/// Time until files are read again that the system failed to read, or to load.
+/// Time until files that the system failed to read or load are tried again.
 const RETRY: Duration = Duration::from_secs(10);
 
 /// Where the outcome of an order goes.
 pub type Reply = oneshot::Sender<Result<(), OrderError>>;
 
-/// What the loader is asked to do.
+/// An order to the loader.
 #[derive(Debug)]
 pub enum Order {
     /// Look at the repository now.
     Rescan,
-    /// Serve a model again, and say whether that worked.
+    /// Serve a model again, and report whether that worked.
     Load(String, Reply),
-    /// Serve a model no more.
+    /// Stop serving a model.
     Unload(String, Reply),
 }
 
@@ -52,7 +53,7 @@ pub enum OrderError {
     Unreadable,
 }
 
-/// Owns the life of every version.
+/// Owns the life cycle of every version.
 #[derive(Debug)]
 pub struct Loader {
     root: PathBuf,
@@ -62,20 +63,20 @@ pub struct Loader {
     models: BTreeMap<String, Kept>,
     /// Models that were unloaded by order.
     held: BTreeSet<String>,
-    /// Why folders could not be read at the last look.
+    /// Why folders could not be read in the last scan.
     unreadable: BTreeMap<String, String>,
     /// Bytes that the weights and the largest batch of a version may take.
     memory: u64,
     settled: bool,
 }
 
-/// One model and everything known of its versions.
+/// One model and everything known about its versions.
 #[derive(Debug, Default)]
 struct Kept {
     settings: ModelSettings,
-    /// Why the settings on disk are not those in force.
+    /// Why the settings on disk are not in force.
     settings_error: Option<String>,
-    /// The versions that labels point at, which are not those of the settings before these run.
+    /// The versions that labels point to; they differ from the settings until those versions run.
     labels: BTreeMap<String, u64>,
     running: BTreeMap<u64, Running>,
     loading: Option<u64>,
@@ -87,13 +88,13 @@ struct Kept {
 struct Running {
     served: Arc<Served>,
     thread: Executor,
-    /// Of the files that it was loaded from.
+    /// Digests of the files that it was loaded from.
     digests: Vec<Digest>,
-    /// The files when they were last compared with that; `None` has them compared again.
+    /// The files when they were last compared with `digests`; `None` forces a new comparison.
     seen: Option<FoundVersion>,
     /// Why the current contents of the files do not load.
     refused: Option<String>,
-    /// When to try again although they stay the same.
+    /// When to try again even if they have not changed.
     again: Option<Instant>,
 }
 
@@ -101,7 +102,7 @@ struct Running {
 struct Broken {
     found: FoundVersion,
     reason: String,
-    /// When to try again although the files stay the same.
+    /// When to try again even if the files have not changed.
     again: Option<Instant>,
 }
 
@@ -131,7 +132,7 @@ impl Loader {
         Self { memory: bytes, ..self }
     }
 
-    /// Carries out orders and looks every `poll`, until all senders of orders are gone.
+    /// Carries out orders and scans every `poll`, until all senders of orders are gone.
     pub fn run(mut self, orders: &Receiver<Order>, poll: Option<Duration>) {
         let poll = poll.unwrap_or(Duration::MAX);
         loop {
@@ -146,9 +147,9 @@ impl Loader {
         }
     }
 
-    /// Looks at the repository once and does what has changed.
+    /// Scans the repository once and applies what has changed.
     pub fn rescan(&mut self) {
-        // It is logged, and all that is served stays.
+        // A failure is logged, and everything served stays.
         let _looked = self.look();
     }
 
@@ -202,7 +203,7 @@ impl Loader {
         looked
     }
 
-    /// Brings one model to what the disk says of it.
+    /// Brings one model in line with what is on disk.
     fn reconcile(&mut self, name: &str, found: Option<Found>, now: Instant) {
         let kept = self.models.entry(name.to_owned()).or_default();
         kept.retiring.retain(|(_, thread)| !thread.is_finished());
@@ -228,7 +229,7 @@ impl Loader {
         self.metrics.broken(name, self.models[name].broken_versions(&versions));
     }
 
-    /// Loads a version that is new, or whose files may hold something else than what runs.
+    /// Loads a version that is new, or whose files may differ from what runs.
     fn load_version(&mut self, name: &str, number: u64, found: FoundVersion) {
         let digests = Version::digests(&found.folder);
         if let (Some(running), Ok(digests)) = (self.kept(name).running.get_mut(&number), &digests)
@@ -269,7 +270,7 @@ impl Loader {
         Served::load(name, number, version, (self.options, &self.metrics))
     }
 
-    /// Serves what was loaded, instead of what ran under its number before.
+    /// Serves a loaded version, instead of what ran under its number before.
     fn take_over(&mut self, name: &str, number: u64, running: Running) {
         let Some(old) = self.kept(name).running.insert(number, running) else {
             self.metrics.ready(name, number, true);
@@ -284,7 +285,7 @@ impl Loader {
         tracing::info!(model = name, version = number, "model reloaded");
     }
 
-    /// Keeps why a version does not load; what runs under its number goes on.
+    /// Records why a version does not load; what runs under its number keeps running.
     fn refuse(&mut self, name: &str, number: u64, found: FoundVersion, error: &Error) {
         self.metrics.load_failed(name);
         tracing::error!(model = name, version = number, %error, "model does not load");
@@ -298,12 +299,12 @@ impl Loader {
         }
     }
 
-    /// Lets go of the versions that the policy no longer names.
+    /// Retires the versions that the policy no longer names.
     fn retire(&mut self, name: &str, versions: &BTreeMap<u64, FoundVersion>) {
         let kept = self.kept(name);
         let wanted = kept.wanted(versions);
-        // With every named version broken the old ones keep serving, as long as they are on disk. So does
-        // one with the label of a broken one.
+        // If every named version is broken, the old ones keep serving as long as they are on disk.
+        // So does a version with the label of a broken one.
         let keep_old = wanted.is_empty() && !kept.broken.is_empty();
         let labelled = kept.versions_with_labels_of_broken_ones();
         let leaving: Vec<u64> = kept
@@ -350,8 +351,8 @@ impl Kept {
         self.settings.version_policy.select(&usable)
     }
 
-    /// How many of the versions that would be served if all loaded do not load as they are now. One that is broken
-    /// and that a newer one has made needless is none of them.
+    /// Number of versions that would be served if all loaded, but do not load as they are now. A
+    /// broken version that a newer one has made needless does not count.
     fn broken_versions(&self, versions: &BTreeMap<u64, FoundVersion>) -> usize {
         let is_broken = |&&number: &&u64| {
             let running = self.running.get(&number);
@@ -362,8 +363,8 @@ impl Kept {
         named.iter().filter(is_broken).count()
     }
 
-    /// The newest version to serve that does not run, or whose files look other than when they were
-    /// last compared.
+    /// The newest version to serve that does not run, or whose files look different from when they
+    /// were last compared.
     fn next_to_load(&self, versions: &BTreeMap<u64, FoundVersion>) -> Option<(u64, FoundVersion)> {
         let is_settled = |number: &u64| {
             let running = self.running.get(number);
@@ -373,8 +374,8 @@ impl Kept {
         Some((number, versions[&number].clone()))
     }
 
-    /// Has labels point at the versions that the settings name, as far as these run. Until then a label
-    /// stays where it is if that still runs.
+    /// Points labels to the versions that the settings name, as far as these run. Until then, a
+    /// label stays where it is if that version still runs.
     fn move_labels(&mut self) {
         let in_force = |(label, named): (&String, &u64)| {
             let before = self.labels.get(label).filter(|before| {
@@ -385,14 +386,14 @@ impl Kept {
         self.labels = self.settings.labels.iter().map(in_force).collect();
     }
 
-    /// The versions that labels point at because those that the settings name do not load.
+    /// The versions that labels point to because those that the settings name do not load.
     fn versions_with_labels_of_broken_ones(&self) -> BTreeSet<u64> {
         let labels = self.settings.labels.iter();
         let broken = labels.filter(|(_, named)| self.broken.contains_key(*named));
         broken.filter_map(|(label, _)| self.labels.get(label).copied()).collect()
     }
 
-    /// Has everything compared with the files, whatever they look like.
+    /// Forces everything to be compared with the files, even if they look unchanged.
     fn compare_again(&mut self) {
         self.broken.clear();
         for running in self.running.values_mut() {
@@ -416,7 +417,7 @@ impl Kept {
         self.settings_error = error;
     }
 
-    /// Why the newest of what the files hold does not serve, if it does not.
+    /// Why the newest contents of the files are not served, if they are not.
     fn trouble(&self) -> Option<String> {
         let newest = self.running.last_key_value();
         if let Some((number, broken)) = self.broken.last_key_value()
@@ -489,7 +490,7 @@ mod tests {
         Loader::new((root, options), Arc::new(Metrics::new()), Arc::clone(published))
     }
 
-    /// What was logged.
+    /// The log output.
     #[derive(Debug, Clone, Default)]
     struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -568,7 +569,7 @@ mod tests {
         assert!(loader.models["iris_model"].trouble().is_some());
         loader.reconcile("iris_model", found.clone(), later);
         assert_eq!(loader.models["iris_model"].trouble(), None);
-        // What is wrong with the files is not gone before these change.
+        // A fault in the files lasts until they change.
         loader.refuse("iris_model", 1, version, &Error::Invalid("no labels".to_owned()));
         loader.reconcile("iris_model", found, later + RETRY);
         assert!(loader.models["iris_model"].trouble().is_some());

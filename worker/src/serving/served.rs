@@ -11,12 +11,12 @@ use crate::metrics::Metrics;
 use crate::model::{self, Model};
 use crate::repository::{Architecture, Version};
 
-/// Products of a row that are computed sooner than another thread is woken.
+/// Products per row that are computed faster than another thread wakes up.
 const TINY: usize = 100_000;
-/// No more is taken at a time than what is computed in this time, and balancers send twice as much.
+/// No more rows are taken at a time than computed in this time; balancers send twice as many.
 const TURN: Duration = Duration::from_millis(500);
 
-/// A version that answers. Dropping the last reference ends its thread.
+/// A version that serves requests. Dropping the last reference ends its thread.
 #[derive(Debug)]
 pub struct Served {
     /// The name of the model in the repository.
@@ -54,7 +54,7 @@ impl Served {
         Self::start((model, number), version, load, metrics)
     }
 
-    /// Serves whatever network `load` makes as a version of a model.
+    /// Serves the network that `load` returns as a version of a model.
     pub fn start(
         (model, number): (&str, u64),
         version: Version,
@@ -79,7 +79,7 @@ impl Served {
         Ok((Self { model, number, version, statistics, batcher }, thread))
     }
 
-    /// Raw outputs for `rows` rows, whose features stand one after the other.
+    /// Raw outputs for `rows` rows, whose features are concatenated.
     pub async fn infer(
         &self,
         features: Vec<f32>,
@@ -98,18 +98,18 @@ impl Served {
         }
     }
 
-    /// Rows that wait now.
+    /// Number of rows waiting.
     pub fn queued(&self) -> usize {
         self.batcher.queued()
     }
 
-    /// Rows that are taken at a time: a batch, or less where computing it takes long.
+    /// Number of rows taken at a time: a batch, or fewer if computing it takes long.
     pub fn concurrency(&self) -> usize {
         concurrency(self.version.manifest.max_batch_size.get(), self.statistics.row())
     }
 }
 
-/// What is taken at a time of batches of `batch` rows where one takes `row`; zero if that is not known.
+/// Rows to take at a time, given batches of `batch` rows and `row` per row (zero if unknown).
 fn concurrency(batch: usize, row: Duration) -> usize {
     let in_turn = TURN.as_nanos().checked_div(row.as_nanos());
     in_turn.and_then(|rows| usize::try_from(rows).ok()).map_or(batch, |rows| rows.clamp(1, batch))

@@ -1,4 +1,4 @@
-//! An immutable picture of what is served, and how a request finds its version in it.
+//! An immutable view of what is served, and how a request finds its version in it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,16 +11,16 @@ use crate::repository::Resize;
 /// Everything that is served at one moment.
 #[derive(Debug, Default)]
 pub struct Snapshot {
-    /// By model name.
+    /// The models by name.
     pub models: BTreeMap<String, Entry>,
-    /// Whether the first look at the repository is complete.
+    /// Whether the first scan of the repository is complete.
     pub settled: bool,
 }
 
 /// One model at one moment.
 #[derive(Debug, Default)]
 pub struct Entry {
-    /// Versions that answer.
+    /// Versions that are ready to serve.
     pub ready: BTreeMap<u64, Arc<Served>>,
     /// Names of versions.
     pub labels: BTreeMap<String, u64>,
@@ -28,36 +28,36 @@ pub struct Entry {
     pub states: BTreeMap<u64, Status>,
 }
 
-/// How a version stands.
+/// The status of a version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
-    /// Where in its life it is.
+    /// The stage of its life cycle.
     pub state: State,
     /// Why it is unavailable, or serves what its files held before; empty otherwise.
     pub reason: String,
 }
 
-/// The life of a version.
+/// The life cycle of a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// Read and warmed up, answers nothing yet.
+    /// Being read and warmed up; serves nothing yet.
     Loading,
-    /// It answers requests.
+    /// Serves requests.
     Ready,
-    /// Answers what it had accepted, nothing new.
+    /// Finishes what it had accepted, takes nothing new.
     Unloading,
-    /// Cannot be loaded, or was unloaded.
+    /// Cannot be loaded.
     Unavailable,
 }
 
 /// Which version a request wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Selector<'a> {
-    /// The newest that answers.
+    /// The newest ready version.
     Latest,
     /// The version with this number.
     Number(u64),
-    /// The one of this name.
+    /// The version with this label.
     Label(&'a str),
 }
 
@@ -68,14 +68,14 @@ pub enum Missing {
     Model,
     /// No such version of it.
     Version,
-    /// No version of that name.
+    /// No version with that label.
     Label,
     /// It is being loaded.
     Loading,
 }
 
 impl Snapshot {
-    /// The version that answers a request.
+    /// The version that serves a request.
     pub fn find(&self, model: &str, selector: Selector<'_>) -> Result<&Arc<Served>, Missing> {
         let Some(entry) = self.models.get(model) else {
             return Err(if self.settled { Missing::Model } else { Missing::Loading });
@@ -91,8 +91,8 @@ impl Snapshot {
         entry.ready.get(&number).ok_or_else(|| entry.why_none(Some(number)))
     }
 
-    /// The model of requests that name none, see [`message::preference`]. It is not known before every
-    /// model has been looked at: a picture must not meet the only one that happens to be ready.
+    /// The model for requests that name none, see [`message::preference`]. It is unknown until
+    /// every model has been looked at: a picture must not go to the only one ready so far.
     pub fn default_model(&self) -> Option<&str> {
         if !self.settled {
             return None;
@@ -111,7 +111,7 @@ impl Snapshot {
         self.model_by(|resize| resize == Resize::Digit)
     }
 
-    /// The newest version of the first model whose pictures are prepared like this.
+    /// The newest version of the first model whose pictures are prepared this way.
     fn model_by(&self, is_meant: impl Fn(Resize) -> bool) -> Option<Arc<Served>> {
         let newest = |(name, entry): (_, &Entry)| {
             let served = Arc::clone(entry.ready.values().next_back()?);
@@ -123,25 +123,25 @@ impl Snapshot {
         first.map(|(_, served)| served)
     }
 
-    /// Whether requests are welcome.
+    /// Whether the worker is ready for requests.
     pub fn is_ready(&self) -> bool {
         self.default_model().is_some()
     }
 
-    /// Rows that the worker can take at a time: as many as the model that takes most of them.
+    /// Rows that the worker can take at a time: the most that any model takes.
     pub fn concurrency(&self) -> usize {
         let ready = self.models.values().flat_map(|entry| entry.ready.values());
         ready.map(|served| served.concurrency()).max().unwrap_or(0)
     }
 
-    /// Rows that wait for any model.
+    /// Number of rows waiting for any model.
     pub fn queued(&self) -> usize {
         self.models.values().flat_map(|entry| entry.ready.values()).map(|v| v.queued()).sum()
     }
 }
 
 impl<'a> Selector<'a> {
-    /// The same, as a request says it.
+    /// The selector for the version that a request names.
     pub fn of(version: &'a Version<'_>) -> Self {
         match version {
             Version::Latest => Self::Latest,
@@ -152,7 +152,7 @@ impl<'a> Selector<'a> {
 }
 
 impl Entry {
-    /// Whether some version that answers takes images.
+    /// Whether any ready version takes images.
     pub fn takes_images(&self) -> bool {
         self.ready.values().any(|served| served.version.manifest.input.is_some())
     }

@@ -1,4 +1,5 @@
-//! Files that appear whole or not at all, and the version that a training ends with.
+//! Writes files that appear whole or not at all, and installs the version that a training run
+//! ends with.
 
 use std::{
     collections::HashMap,
@@ -29,7 +30,7 @@ pub(crate) fn install_model(
     repository::install(folder, name, &files)
 }
 
-/// Writes and flushes to the disk.
+/// Writes a file and flushes it to the disk.
 fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let write = || {
         let mut file = File::create(path)?;
@@ -39,7 +40,8 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     write().map_err(Error::file(path))
 }
 
-/// Replaces the file at `path` in one step, so that a killed process leaves the old or the new.
+/// Replaces the file at `path` in one step, so that a killed process leaves either the old file or
+/// the new one.
 pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let fresh = sibling(path, "new");
     write_file(&fresh, bytes)?;

@@ -1,7 +1,8 @@
 //! `worker eval mnist`: accuracy of the digit model on the test images.
 //!
 //! The model is loaded from the repository exactly as a server loads it, so the figure is that of
-//! what is served: of the pixels as they are, or of what the search for a digit makes of each image.
+//! the model as served: on the pixels as they are, or on the output of the search for a digit in
+//! each image.
 
 use std::{
     io::{self, Write},
@@ -26,7 +27,7 @@ Examples:
   worker eval mnist --data DIR --prepared             ... of images as a server prepares them
   worker eval mnist --data DIR --folder other/mnist/7 --json";
 
-/// Where the digit model lies unless a folder is named.
+/// Where the digit model is unless a folder is given.
 const MODELS: &str = "models";
 const MODEL: &str = "mnist";
 /// Images in one forward pass.
@@ -144,7 +145,7 @@ fn confusion(args: &Args, images: &Dataset) -> Result<Confusion, Error> {
     Ok(confusion)
 }
 
-/// What a server makes of an upload with these pixels.
+/// The features that a server extracts from an upload with these pixels.
 fn as_served(image: &[u8], input: &Input) -> Result<Vec<f32>, ImageError> {
     const WIDTH: u32 = 28;
     let image = image::GrayImage::from_raw(WIDTH, WIDTH, image.to_vec());
@@ -203,7 +204,7 @@ impl Report {
     }
 }
 
-/// Wilson's score interval at 95 % (1927): honest near 100 %, where a normal one is not.
+/// Wilson's score interval at 95 % (1927): honest near 100 %, where a normal interval is not.
 fn wilson(hits: usize, trials: usize) -> [f64; 2] {
     const Z: f64 = 1.96;
     if trials == 0 {

@@ -1,8 +1,8 @@
 //! Training and evaluating models: from data to a new version in the model repository.
 //!
 //! Training is seeded: the same seed gives the same bits, whatever the number of threads, and a run
-//! that was killed goes on where its last epoch ended. A version appears in the repository whole,
-//! since a server may be watching.
+//! that was killed continues where its last epoch ended. A version appears in the repository as a
+//! whole, since a server may be watching.
 
 mod directory;
 pub mod evaluate;
@@ -44,7 +44,7 @@ pub fn eval(command: &Eval, out: &mut dyn Write) -> Result<(), Error> {
     }
 }
 
-/// A complaint about the contents of `path`.
+/// An error about the contents of `path`.
 fn invalid(path: &Path, reason: impl std::fmt::Display) -> Error {
     Error::Invalid(format!("{}: {reason}", path.display()))
 }

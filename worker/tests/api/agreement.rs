@@ -1,9 +1,9 @@
-//! Balancer and worker find the same in a request: model, version, number of endpoints; or both
+//! Balancer and worker read the same from a request (model, version, number of endpoints), or both
 //! refuse it.
 //!
-//! The requests are made from seeds: written properly in every way that clients write them (then what
-//! has to be found is known), damaged, and put together from pieces that parsers stumble over. Most
-//! are read by the functions that either program enters by, some by a worker that runs.
+//! The requests are generated from seeds: well-formed in every way that clients write them (where
+//! the expected result is known), damaged, or assembled from pieces that parsers stumble over. Most
+//! are read by the entry points of both programs, some by a running worker.
 
 use std::io::Write;
 
@@ -23,7 +23,7 @@ use worker::api::form;
 
 use crate::common::{Seven, Worker, png, served};
 
-/// The largest body, packed or not.
+/// The largest body, compressed or not.
 const LIMIT: usize = 1 << 20;
 
 /// One request.
@@ -35,11 +35,11 @@ struct Case {
     body: Vec<u8>,
 }
 
-/// What a request asks for; `None` when it is refused.
+/// Model and number of endpoints that a request asks for; `None` if it is refused.
 type Verdict = Option<(Model<'static>, Option<usize>)>;
 
 impl Case {
-    /// What the balancer finds.
+    /// What the balancer reads.
     fn in_balancer(&self) -> Verdict {
         let Ok(Route::Forward(forward)) = route(&Method::POST, self.path) else {
             unreachable!("{} is forwarded", self.path)
@@ -60,8 +60,8 @@ impl Case {
         if self.path == "/post" { Some("model=mnist") } else { self.query.as_deref() }
     }
 
-    /// What the worker finds. A picture that is missing or does not unpack is its own affair: it asks
-    /// for a model all the same.
+    /// What the worker reads. A picture that is missing or unreadable does not matter here: the
+    /// request still asks for a model.
     fn in_worker(&self) -> Verdict {
         let plain = match Coding::of(&self.fields).ok()? {
             Some(coding) if !self.body.is_empty() => {
@@ -80,7 +80,7 @@ impl Case {
         Some((model, read.servers.map(usize::from)))
     }
 
-    /// Whether the balancer looks into the body; what it does not look into it cannot refuse.
+    /// Whether the balancer parses the body; it cannot refuse a body that it does not parse.
     fn is_looked_into(&self) -> bool {
         let kind = self.fields.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
         let media = kind.and_then(|kind| kind.split(|byte| *byte == b';').next());
@@ -90,7 +90,7 @@ impl Case {
         })
     }
 
-    /// `None` where no HTTP library would send the query.
+    /// `None` if no HTTP library would send the query.
     fn request(&self) -> Option<Request<Full<Bytes>>> {
         let path = if self.path == "/mnist" { "/mnist" } else { "/predict" };
         let target = match self.query_at_worker() {
@@ -103,7 +103,7 @@ impl Case {
     }
 }
 
-/// Makes requests.
+/// Generates requests.
 struct Maker(SmallRng);
 
 const PATHS: [&str; 5] = ["/predict", "/submit", "/home", "/post", "/mnist"];
@@ -118,7 +118,7 @@ impl Maker {
         self.0.random_bool(of)
     }
 
-    /// A text in percent encoding, some of it without need.
+    /// A text in percent encoding, with some characters encoded unnecessarily.
     fn percent(&mut self, text: &str) -> String {
         let mut encoded = String::new();
         for byte in text.bytes() {
@@ -175,7 +175,7 @@ impl Maker {
         body
     }
 
-    /// The head of a part, each line with its end.
+    /// The head of a part, including the line ends.
     fn head(&mut self, name: &str) -> String {
         let field =
             self.one(&["Content-Disposition", "content-disposition", "CONTENT-DISPOSITION"]);
@@ -201,7 +201,7 @@ impl Maker {
         if self.chance(0.5) { format!("{more}{line}") } else { format!("{line}{more}") }
     }
 
-    /// A request that is written properly, and what it asks for.
+    /// A well-formed request, and what it asks for.
     fn proper(&mut self) -> (Case, Verdict) {
         let path = self.one(&PATHS);
         let model = self.one(&MODELS);
@@ -228,7 +228,7 @@ impl Maker {
         let body = self.packed(body, &mut fields);
         let query = (!in_query.is_empty()).then(|| self.pairs(in_query));
         let is_in_query = |name| in_query.iter().any(|(known, _)| *known == name);
-        // The digit routes have a model of their own, and no query.
+        // The digit routes have a fixed model, and ignore the query.
         let is_digit = path == "/post" || path == "/mnist";
         let version = version.filter(|_| path != "/mnist" && !(is_digit && is_in_query("version")));
         let servers = servers.filter(|_| !(is_digit && is_in_query("number_backend_servers")));
@@ -255,7 +255,7 @@ impl Maker {
         body
     }
 
-    /// A proper request in which something was changed.
+    /// A well-formed request with some changes.
     fn damaged(&mut self) -> Case {
         let (mut case, _) = self.proper();
         for _ in 0..self.0.random_range(1..4) {
@@ -284,7 +284,7 @@ impl Maker {
     fn splice(&mut self, text: &[u8], piece: &[u8]) -> String {
         let at = self.0.random_range(0..=text.len());
         let text = [&text[..at], piece, &text[at..]].concat();
-        // What no request line can have is not asked.
+        // Bytes that a request line cannot contain are left out.
         text.iter().filter(|byte| byte.is_ascii_graphic()).map(|byte| char::from(*byte)).collect()
     }
 
@@ -297,7 +297,7 @@ impl Maker {
         }
     }
 
-    /// A request of pieces.
+    /// A request assembled from pieces.
     fn pieces(&mut self) -> Case {
         let mut join = |most| -> Vec<u8> {
             let count = self.0.random_range(0..most);
@@ -314,7 +314,7 @@ impl Maker {
     }
 }
 
-/// What parsers stumble over.
+/// Pieces that parsers stumble over.
 const PIECES: [&str; 34] = [
     "\r\n",
     "--XX",
@@ -352,7 +352,7 @@ const PIECES: [&str; 34] = [
     "name*=utf-8''model",
 ];
 
-/// What an encoder is ended with.
+/// The method that finishes an encoder.
 type Finish<W> = fn(W) -> std::io::Result<Vec<u8>>;
 
 fn write<W: Write>(mut encoder: W, plain: &[u8], finish: Finish<W>) -> Vec<u8> {
@@ -362,7 +362,7 @@ fn write<W: Write>(mut encoder: W, plain: &[u8], finish: Finish<W>) -> Vec<u8> {
 
 fn assert_agreed(case: &Case) -> Verdict {
     let (balancer, worker) = (case.in_balancer(), case.in_worker());
-    // The worker unpacks pictures as well, into which the balancer does not look.
+    // The worker also decompresses pictures, which the balancer does not look into.
     if worker.is_some() || case.is_looked_into() {
         assert_eq!(balancer, worker, "{case:?}");
     }
@@ -405,7 +405,7 @@ async fn a_running_worker_answers_for_the_model_that_the_balancer_reads() {
             None => assert!([400, 413, 415].contains(&answer.status), "{case:?}: {answer:?}"),
             Some((model, _)) if answer.status == 404 => {
                 let name = if model.name.is_empty() { "mnist" } else { &*model.name };
-                // Errors cut long names.
+                // Errors truncate long names.
                 let start = format!("{name:?}").chars().take(60).collect::<String>();
                 let start = start.trim_end_matches('"');
                 assert!(answer.error().contains(start), "{case:?}: {answer:?}");
@@ -415,7 +415,7 @@ async fn a_running_worker_answers_for_the_model_that_the_balancer_reads() {
                 );
             }
             Some((model, _)) => {
-                // Answered, or the picture is none that can be had.
+                // Served, or the picture cannot be obtained.
                 let is_served = matches!(&*model.name, "" | "mnist");
                 let is_refused = [400, 413, 415, 422].contains(&answer.status);
                 assert!(is_served && answer.status == 200 || is_refused, "{case:?}: {answer:?}");
@@ -424,7 +424,7 @@ async fn a_running_worker_answers_for_the_model_that_the_balancer_reads() {
     }
 }
 
-/// The parts of paths.
+/// Parts of paths.
 const WORDS: [&str; 24] = [
     "/v1",
     "/V1",
@@ -469,7 +469,7 @@ async fn a_running_worker_reads_every_path_as_the_balancer_does() {
         let context = format!("{method} {path}: {answer:?}");
         match route(method, &path) {
             Err(error) => {
-                // The worker may say first that the path has no such method.
+                // The worker may check the method first.
                 let is_same = answer.status == error.status().as_u16();
                 assert!(is_same || answer.status == 405, "{context}");
                 if answer.status == 400 {
@@ -479,7 +479,7 @@ async fn a_running_worker_reads_every_path_as_the_balancer_does() {
             Ok(Route::Forward(forward)) => {
                 let Naming::Path(model) = forward.naming else { continue };
                 let is_known = model.name == "mnist";
-                // A path that has no such method says so before it looks for the model.
+                // The method is checked before the model is looked up.
                 let is_other_method = answer.status == 405;
                 assert!(
                     is_known || is_other_method || [400, 404].contains(&answer.status),

@@ -1,4 +1,4 @@
-//! Every kind of bad request gets its documented status, in JSON, and the worker lives on.
+//! Every kind of bad request gets its documented status, in JSON, and the worker keeps running.
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
@@ -15,7 +15,7 @@ async fn worker() -> Worker {
     Worker::start(vec![served("mnist", 1, Seven).0]).await
 }
 
-/// A PNG head that promises 20,000 x 20,000 pixels.
+/// A PNG whose header claims 20,000 x 20,000 pixels.
 fn bomb() -> Vec<u8> {
     let mut png = png();
     png[16..20].copy_from_slice(&20_000u32.to_be_bytes());
@@ -60,7 +60,7 @@ async fn each_bad_body_has_its_status() {
     assert_eq!(worker.post("/predict", png()).await.status, 200);
 }
 
-/// Black as an empty canvas.
+/// A black picture, like an empty canvas.
 fn blank() -> Vec<u8> {
     let mut bytes = std::io::Cursor::new(Vec::new());
     image::GrayImage::new(280, 280).write_to(&mut bytes, image::ImageFormat::Png).unwrap();
@@ -73,7 +73,7 @@ async fn a_picture_without_a_digit_is_answered_so_by_every_route() {
     let worker = Worker::start(vec![model]).await;
     let image = STANDARD.encode(blank());
     let row = format!("{{\"instances\":[{{\"b64\":\"{image}\"}}]}}");
-    // TensorFlow Serving's protocol has 400 for whatever is wrong with an input.
+    // TensorFlow Serving's protocol uses 400 for any invalid input.
     for (path, body, status) in [
         ("/submit", blank(), 422),
         ("/predict", blank(), 422),

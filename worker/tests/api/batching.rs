@@ -1,4 +1,5 @@
-//! The queue in front of a model: bounded, fair to neighbours, and forgetful of lost callers.
+//! The queue in front of a model: bounded, fair to other requests, and dropping requests whose
+//! callers are gone.
 
 use std::backtrace::Backtrace;
 use std::sync::{Arc, Mutex};
@@ -13,7 +14,7 @@ use worker::serving::{Refusal, Served};
 
 use crate::common::{Gate, Gated, Seven, Worker, digits, flowers, png, served, serving};
 
-/// Fails on a row that starts with 1, as if backtraces were on, and panics on one that starts with 2.
+/// Fails on a row that starts with 1, with a backtrace, and panics on one that starts with 2.
 struct Picky;
 
 impl Model for Picky {
@@ -40,7 +41,7 @@ impl Model for Both {
     }
 }
 
-/// Notes the first value of every batch, behind a [`Gate`].
+/// Records the first value of every batch, behind a [`Gate`].
 #[derive(Clone, Default)]
 struct Noting(Gate, Arc<Mutex<Vec<f32>>>);
 
@@ -70,7 +71,7 @@ fn ask(served: &Arc<Served>, first: f32) -> Asked {
     tokio::spawn(async move { served.infer(row(first), 1, soon()).await })
 }
 
-/// Asks and waits until the request stands in the queue.
+/// Sends a request and waits until it is in the queue.
 async fn ask_queued(served: &Arc<Served>, first: f32) -> Asked {
     let before = served.queued();
     let asked = ask(served, first);
@@ -94,7 +95,7 @@ async fn one_bad_row_never_fails_its_neighbours() {
         assert!(first.await.unwrap().is_ok());
         assert_eq!(good.await.unwrap().unwrap().values.len(), 10);
         let Err(Refusal::Failed(said)) = bad.await.unwrap() else { panic!("the bad row passed") };
-        // Nothing of the program's own follows, which clients have no use for.
+        // No backtrace follows, which is of no use to clients.
         assert!(said.ends_with(reason), "{said}");
     }
 }
@@ -168,7 +169,7 @@ async fn waiting_rows_share_a_forward_pass_and_a_large_request_is_cut() {
     assert_eq!(served.statistics.totals().executions, 2 + 3);
 }
 
-/// Many rows, the first of each part (two rows) marked.
+/// A request of many rows, which runs in parts of two rows.
 fn many(served: &Arc<Served>, rows: usize, deadline: Instant) -> Asked {
     let served = Arc::clone(served);
     let features = row(1.0).repeat(rows);
@@ -189,7 +190,7 @@ async fn others_have_their_turn_between_the_parts_of_a_large_request() {
     assert_eq!((output.values.len(), output.width), (1000, 10));
     let batches = noting.1.lock().unwrap().clone();
     let turn = batches.iter().position(|first| (first - 5.0).abs() < f32::EPSILON).unwrap();
-    // Two batches were for warming up; then one part of the large request.
+    // Two batches for warming up, then one part of the large request.
     assert!(turn <= 4 && batches.len() > 50, "batch {turn} of {}", batches.len());
 }
 
@@ -197,7 +198,7 @@ async fn others_have_their_turn_between_the_parts_of_a_large_request() {
 async fn a_large_request_leaves_room_for_others() {
     let gate = Gate::default();
     let mut version = digits();
-    // The next part of a large request, two rows, and one.
+    // Room for the next part of a large request (two rows), and one more row.
     version.manifest.queue_capacity = 3.try_into().unwrap();
     let served = serving(("mnist", 1), version, Gated(gate.clone()));
     gate.close();
@@ -246,7 +247,7 @@ async fn a_version_ends_after_its_last_request_and_not_before() {
     thread.join().unwrap();
 }
 
-/// Notes the names of the threads that compute with it, and answers so many zeros a row.
+/// Records the names of the threads that run it, and returns the given number of zeros per row.
 struct Threads(usize, Arc<Mutex<Vec<String>>>);
 
 impl Model for Threads {

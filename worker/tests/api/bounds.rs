@@ -1,4 +1,5 @@
-//! What one request may cause is bounded before it is begun, and others are answered meanwhile.
+//! The work that a request may cause is bounded before it starts, and other requests are answered
+//! in the meantime.
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
@@ -39,7 +40,7 @@ async fn worker() -> Worker {
     .await
 }
 
-/// A request of so many houses in binary.
+/// A request with `rows` houses as a binary tensor.
 fn many_houses(rows: usize) -> Request<Full<Bytes>> {
     let tensor = json!({"name": "size", "shape": [rows], "datatype": "FP32",
         "parameters": {"binary_data_size": 4 * rows}});
@@ -112,7 +113,7 @@ async fn memory_is_bounded_whatever_takes_it() {
 async fn an_answer_is_counted_before_it_is_written() {
     let mut config = config();
     config.request.max_memory = 3 << 20;
-    // Its labels are most of an answer and nothing of a request.
+    // Its labels make up most of an answer and none of a request.
     let mut version = flowers();
     version.labels = vec!["r".repeat(4000), "i".repeat(4000)];
     let worker = Worker::with(config, vec![serving(("flowers", 1), version, Sum(2))]).await;
@@ -213,12 +214,12 @@ async fn an_upload_below_the_least_rate_is_answered_408() {
     assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
 }
 
-/// A request of nearly a megabyte that waits for its last byte.
+/// A request of a megabyte that lacks its last byte.
 async fn all_but_a_byte(address: SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let head = "POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();
-    // It may have been turned away before that.
+    // The worker may already have refused it.
     let _refused = stream.write_all(&vec![0; 999_999]).await;
     stream
 }
@@ -229,7 +230,7 @@ async fn bodies_that_find_no_memory_are_answered_429() {
     config.request.max_memory = 1 << 20;
     config.request.memory = 1 << 20;
     let worker = Worker::with(config, vec![serving(("mnist", 1), digits(), Seven)]).await;
-    // Which of the two finds no memory is chance, so it is tried again until it is the whole body.
+    // Which of the two bodies finds no memory is random, so retry until it is the complete one.
     let holder = loop {
         let holder = all_but_a_byte(worker.address).await;
         let answer = worker.post("/predict", vec![0; 900_000]).await;
@@ -250,7 +251,7 @@ async fn a_client_that_does_not_read_loses_its_connection() {
     let worker = Worker::with(config, vec![serving(("mnist", 1), digits(), Seven)]).await;
     let mut deaf = TcpStream::connect(worker.address).await.unwrap();
     let asking = b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n".repeat(1000);
-    // Until the worker reads no more, and then until it hangs up.
+    // Blocks once the worker stops reading, and fails once it has hung up.
     while deaf.write_all(&asking).await.is_ok() {}
     assert_eq!(worker.get("/v2/health/live").await.status, 200);
 }
@@ -328,7 +329,7 @@ async fn a_large_classify_request_keeps_no_turn_while_it_waits_for_its_model() {
     assert_eq!(held.await.unwrap(), 200);
 }
 
-/// A WebP of one colour, so many pixels square, in 34 bytes.
+/// A WebP of one colour, `side` pixels square, in 34 bytes.
 fn flat(side: u32) -> Vec<u8> {
     let sides = ((side - 1) | (side - 1) << 14).to_le_bytes();
     let head = b"RIFF\x1a\0\0\0WEBPVP8L\x0e\0\0\0\x2f";

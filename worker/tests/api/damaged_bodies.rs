@@ -1,4 +1,4 @@
-//! Damaged requests of every protocol: an answer below 500, JSON when it is an error, and no panic.
+//! Damaged requests of every protocol: a status below 500, JSON if it is an error, and no panic.
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
@@ -14,7 +14,7 @@ const JSON_LENGTH: &str = "inference-header-content-length";
 /// Path, content type and body.
 type Sound = (&'static str, &'static str, &'static str);
 
-/// Requests that are answered 200.
+/// Valid requests, which are answered 200.
 const SOUND: [Sound; 6] = [
     (
         "/v1/models/flowers:predict",

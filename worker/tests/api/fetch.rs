@@ -1,4 +1,4 @@
-//! Images by address: fetched from where they may be, and nothing else is ever connected to.
+//! Images by URL: fetched from permitted hosts, and no connection is made to any other.
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 
 use crate::common::{Answer, Seven, Worker, config, png, served};
 
-/// A server that gives every connection the same answer and counts them.
+/// A server that sends the same answer on every connection and counts the connections.
 struct Site {
     address: SocketAddr,
     visits: Arc<AtomicUsize>,

@@ -1,5 +1,6 @@
-//! What a running worker answers, protocol by protocol, in one program: linking takes longer than most of its tests.
-//! What counts the memory of its process (`memory`, `readers`, `hostile_pictures`, `allocations`) has one of its own.
+//! The answers of a running worker, protocol by protocol, in one program: linking takes longer than
+//! most of its tests. Tests that measure the memory of their process (`memory`, `readers`,
+//! `hostile_pictures`, `allocations`) are separate programs.
 
 #[path = "../common/mod.rs"]
 mod common;

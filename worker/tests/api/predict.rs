@@ -1,4 +1,4 @@
-//! `/predict` and `/mnist` as their clients meet them.
+//! `/predict` and `/mnist` as seen by their clients.
 
 use std::io::Cursor;
 use std::num::NonZeroUsize;
@@ -70,12 +70,12 @@ async fn what_a_picture_waited_for_is_a_part_of_its_time_as_the_rest_is() {
             slowest = prediction.timings_ms;
         }
     }
-    // One is decoded at a time.
+    // They are decoded one at a time.
     let wire::Timings { decode, preprocess, queue, compute, total } = slowest;
     assert!(decode + preprocess + queue + compute > total / 2.0, "{slowest:?}");
 }
 
-/// A picture of as many pixels as a digit has, no two rows of them alike.
+/// A picture with as many pixels as a digit, no two rows of them alike.
 fn slope() -> (Vec<u8>, Vec<u8>) {
     let tone = |x: u32, y: u32| image::Luma([(x * 8 + y).to_le_bytes()[0]]);
     let pixels = image::GrayImage::from_fn(28, 28, tone);

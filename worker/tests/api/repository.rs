@@ -1,4 +1,4 @@
-//! Versions come, go, break and are swapped under load, and no request notices.
+//! Versions are added, removed, broken and swapped under load, without affecting any request.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
@@ -111,7 +111,7 @@ impl Repository {
         self.root.path().join("mnist").join(path)
     }
 
-    /// The digit that version 1 reads in everything.
+    /// The digit that version 1 answers for any input.
     fn answer(&self) -> usize {
         let served = Arc::clone(&self.published.load().models["mnist"].ready[&1]);
         let deadline = Instant::now() + Duration::from_mins(1);
@@ -199,7 +199,7 @@ fn a_label_moves_to_a_version_once_that_runs() {
     repository.settings("version_policy = { specific = [2] }\n[labels]\nstable = 2");
     repository.loader.rescan();
     assert_eq!((repository.labelled("stable"), repository.latest()), (Ok(1), Ok(1)));
-    // What else is named serves, and retires only what has no label.
+    // The other named versions are served, and only versions without a label are retired.
     repository.write(3);
     repository.settings("version_policy = { specific = [2, 3] }\n[labels]\nstable = 2\ncanary = 3");
     repository.loader.rescan();
@@ -221,13 +221,13 @@ fn files_that_change_under_a_number_are_served_by_what_they_hold() {
     assert_eq!(repository.answer(), 1);
     let weights = repository.file("1/weights.safetensors");
     let time = fs::metadata(&weights).unwrap().modified().unwrap();
-    // Of the same length, with the time of the file that it replaces.
+    // A file of the same length and modification time as the one that it replaces.
     save(&tensors(7), &repository.file("fresh"));
     fs::rename(repository.file("fresh"), &weights).unwrap();
     fs::File::options().write(true).open(&weights).unwrap().set_modified(time).unwrap();
     repository.loader.rescan();
     assert_eq!((repository.answer(), repository.has(1)), (7, true));
-    // Touched, but the same: what serves goes on.
+    // Touched but unchanged: the version in service stays.
     let before = Arc::clone(&repository.published.load().models["mnist"].ready[&1]);
     save(&tensors(7), &weights);
     fs::write(repository.file("1/notes"), "trained on a Sunday").unwrap();
@@ -442,7 +442,7 @@ fn a_model_whose_folder_cannot_be_read_goes_on_as_it_was() {
     std::os::unix::fs::symlink(&folder, repository.root.path().join("mnist")).unwrap();
     repository.loader.rescan();
     assert_eq!(repository.answer(), 1);
-    // As when a file system is not mounted.
+    // As if a file system were not mounted.
     fs::rename(&folder, elsewhere.path().join("away")).unwrap();
     write_version(repository.root.path(), "other", 5);
     repository.loader.rescan();
@@ -613,7 +613,7 @@ async fn no_page_in_a_browser_loads_or_unloads_a_model() {
             [("host", "127.0.0.1:8501"), ("origin", "null")],
             [("host", "127.0.0.1:8501"), ("sec-fetch-site", "cross-site")],
             [("host", "127.0.0.1:8501"), ("referer", "https://evil.example/page")],
-            // The stranger's name was made to point here.
+            // DNS rebinding: the attacker's host name resolves to this worker.
             [("host", "evil.example:8501"), ("origin", "http://evil.example:8501")],
             [("host", "evil.example:8501"), ("sec-fetch-site", "same-origin")],
         ] {
@@ -625,7 +625,7 @@ async fn no_page_in_a_browser_loads_or_unloads_a_model() {
     assert_eq!(post(process.address, "/predict?model=mnist").await.status, 200);
     let own = [("host", "localhost:8501"), ("origin", "http://localhost:8501")];
     assert_eq!(order("unload", &own).await.status, 200);
-    // As a balancer passes on an operator's order.
+    // As a balancer forwards an operator's order.
     let passed_on = [("x-forwarded-for", "127.0.0.1"), ("via", "1.1 imagefleet")];
     assert_eq!(order("load", &passed_on).await.status, 200);
     drop(process.leave);
@@ -657,10 +657,10 @@ async fn a_worker_that_allows_no_model_control_keeps_its_models() {
     process.ended.await.unwrap().unwrap();
 }
 
-/// So many versions take a loader far longer than a server its end.
+/// Loading this many versions takes far longer than shutting down a server.
 const MORE: usize = 60;
 
-/// Gives the version 1 more numbers, all to be served and all at once; nothing is written twice.
+/// Hard-links version 1 under more numbers, all to be served; they all appear at the same time.
 fn number_again(root: &Path) {
     let (model, hidden) = (root.join("mnist"), root.join(".mnist"));
     for number in 2..2 + MORE {
@@ -687,14 +687,14 @@ async fn a_worker_that_leaves_waits_for_no_models_that_are_loading() {
     repository.loader.rescan();
     let all = begun.elapsed();
     assert!(repository.has(1) && repository.has(1 + MORE as u64));
-    // It leaves before its first look at the models has ended.
+    // It shuts down before its first scan of the models has ended.
     let mut config = config();
     config.models.clone_from(&root);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let begun = Instant::now();
     serve(config, listener, std::future::ready(()), |_| Ok(())).await.unwrap();
     assert!(begun.elapsed() < all / 2, "{:?} of {all:?}", begun.elapsed());
-    // It leaves when more have come.
+    // It shuts down when more versions have appeared.
     for number in 2..2 + MORE {
         fs::remove_dir_all(root.join("mnist").join(number.to_string())).unwrap();
     }

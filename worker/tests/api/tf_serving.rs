@@ -1,4 +1,4 @@
-//! TF Serving's REST API as its documentation and its sources have it.
+//! TF Serving's REST API as defined by its documentation and its source code.
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 

@@ -1,5 +1,5 @@
-//! `worker classify` without a server: whatever names images, one line each, and a failure that says how
-//! many have none.
+//! `worker classify` without a server: every kind of argument, one line per image, and an error
+//! that gives the number of images without a label.
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
@@ -12,7 +12,7 @@ use clap::Parser;
 use image::{DynamicImage, GrayImage, ImageFormat, Luma};
 use worker::cli::Cli;
 
-/// A one.
+/// A picture of the digit one.
 fn digit() -> Vec<u8> {
     let bar = |x, y| if (13..15).contains(&x) && (5..23).contains(&y) { 255 } else { 0 };
     let picture = GrayImage::from_fn(28, 28, |x, y| Luma([bar(x, y)]));
@@ -21,15 +21,15 @@ fn digit() -> Vec<u8> {
     bytes.into_inner()
 }
 
-/// The lines that a command printed.
+/// The lines printed by a command.
 type Lines = Vec<serde_json::Value>;
 
-/// What the command prints, and how it ends.
+/// Runs the command; returns what it prints and its result.
 fn classify(arguments: &[&str]) -> (Lines, Result<(), String>) {
     classify_by(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../models"), arguments)
 }
 
-/// The same with the models of a folder.
+/// Like [`classify`], with the models in a folder.
 fn classify_by(models: &Path, arguments: &[&str]) -> (Lines, Result<(), String>) {
     let models = models.to_str().unwrap();
     let fixed = ["worker", "classify", "--json", "--model", "mnist", "--models", models];
@@ -44,14 +44,14 @@ fn files(lines: &[serde_json::Value]) -> Vec<&str> {
     lines.iter().map(|line| line["file"].as_str().unwrap()).collect()
 }
 
-/// Serves one answer to one client; its address.
+/// Serves one answer to one client, and returns the URL.
 fn serve(answer: Vec<u8>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}/a.png", listener.local_addr().unwrap());
     std::thread::spawn(move || {
         let (mut client, _) = listener.accept().unwrap();
         let _head = client.read(&mut [0; 4096]).unwrap();
-        // A client that has seen enough hangs up.
+        // The client may hang up early.
         let _sent = client.write_all(&answer);
     });
     address
@@ -114,7 +114,7 @@ fn the_limits_are_those_of_the_server() {
     ended.unwrap();
 }
 
-/// A one on a sheet, as a WebP without loss.
+/// The digit one on a sheet, as a lossless WebP.
 fn sheet(side: u32) -> Vec<u8> {
     let is_ink = |x, y| {
         let (x, y) = (100 * x / side, 100 * y / side);
@@ -130,7 +130,7 @@ fn sheet(side: u32) -> Vec<u8> {
 fn a_small_file_may_take_as_much_memory_as_a_small_request() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    // Decoding takes 55 MB, of the 64 MB that a large request may take.
+    // Decoding takes 55 MB of the 64 MB that a large request may take.
     let large = sheet(2800);
     assert!(large.len() < 500_000, "{}", large.len());
     fs::write(path("large.webp"), large).unwrap();
@@ -162,7 +162,7 @@ fn where_the_newest_version_does_not_load_an_older_one_answers() {
         ended.map(|()| (lines[0]["label"].clone(), lines[0]["version"].clone()))
     };
     assert_eq!(labelled(&[]).unwrap(), ("1".into(), "1".into()));
-    // What is asked for by name is not replaced.
+    // A version that is requested explicitly is not replaced by another.
     assert!(labelled(&["--model-version", "3"]).unwrap_err().contains("architecture"));
     let unknown = labelled(&["--model-version", "4"]).unwrap_err();
     assert!(unknown.contains("mnist/4"), "{unknown}");

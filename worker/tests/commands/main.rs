@@ -1,4 +1,4 @@
-//! Commands of the worker as a user runs them.
+//! The commands of the worker, run as by a user.
 
 mod classify;
 mod pull;

@@ -1,4 +1,4 @@
-//! `worker pull` against a small HTTP server that breaks off, resumes and lies.
+//! `worker pull` against a small HTTP server that breaks off, resumes and sends wrong answers.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
@@ -30,7 +30,7 @@ fn run(arguments: &[&str]) -> Result<String, worker::Error> {
     Ok(String::from_utf8(out).unwrap())
 }
 
-/// All of MobileNetV2 in zeros, as a safetensors file that says `about` itself.
+/// MobileNetV2 with all weights zero, as a safetensors file with the metadata `about`.
 fn checkpoint(about: &[(&str, &str)]) -> Vec<u8> {
     let mut tensors = HashMap::new();
     let mut add = |spec: &LayerSpec| {
@@ -49,9 +49,9 @@ fn checkpoint(about: &[(&str, &str)]) -> Vec<u8> {
     safetensors::serialize(&tensors, Some(about)).unwrap()
 }
 
-/// Serves `file`; each connection ends after as many bytes of the body as `cuts` says next.
+/// Serves `file`; each connection ends after the number of body bytes that is next in `cuts`.
 ///
-/// Gives the address and the `Range` headers that were asked with.
+/// Returns the address and the `Range` headers of the requests.
 fn serve(file: Vec<u8>, cuts: Vec<usize>) -> (String, Ranges) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
@@ -88,7 +88,7 @@ fn serve(file: Vec<u8>, cuts: Vec<usize>) -> (String, Ranges) {
     (address, ranges)
 }
 
-/// What a download was asked with, in lower case.
+/// Headers of a download request, in lower case.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 struct Asked {
     range: Option<String>,
@@ -97,7 +97,8 @@ struct Asked {
 
 type Requests = Arc<Mutex<Vec<Asked>>>;
 
-/// Gives each connection the next answer, whole; the last ends the server. Gives what was asked as well.
+/// Sends each connection the next answer, whole; the last ends the server. Returns the address and
+/// the requests.
 fn answer(answers: Vec<Vec<u8>>) -> (String, Requests) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
@@ -117,14 +118,14 @@ fn answer(answers: Vec<Vec<u8>>) -> (String, Requests) {
                 }
             }
             seen.lock().unwrap().push(asked);
-            // Who looks at the head alone hangs up before the end.
+            // A client that reads only the head hangs up before the end.
             drop(stream.write_all(&answer));
         }
     });
     (address, asked)
 }
 
-/// An answer with some fields of its head, and a body of which so many bytes come.
+/// An answer with some header fields, and a body of which only `sent` bytes are sent.
 fn part(status: &str, fields: &str, body: &[u8], sent: usize) -> Vec<u8> {
     let length = body.len();
     let head = format!(
@@ -133,14 +134,14 @@ fn part(status: &str, fields: &str, body: &[u8], sent: usize) -> Vec<u8> {
     [head.as_bytes(), &body[..sent.min(length)]].concat()
 }
 
-/// The rest of a file from byte `start` on.
+/// The remainder of a file from byte `start` on, as a partial answer.
 fn rest(file: &[u8], start: usize, tag: &str) -> Vec<u8> {
     let length = file.len();
     let fields = format!("{tag}content-range: bytes {start}-{}/{length}\r\n", length - 1);
     part("206 Partial Content", &fields, &file[start..], usize::MAX)
 }
 
-/// Two checkpoints of the same length that differ in the last byte but few.
+/// Two checkpoints of the same length that differ in a note in their header.
 fn twins() -> [Vec<u8>; 2] {
     [checkpoint(&[("note", "one")]), checkpoint(&[("note", "two")])]
 }
@@ -253,7 +254,7 @@ fn a_download_is_continued_only_with_the_same_version_of_the_file() {
     let elsewhere = rest(&two, half - 1, "");
     let beyond = part("416 Range Not Satisfiable", "content-range: bytes */500\r\n", b"", 0);
     for (answers, file) in [
-        // A server that keeps to the rules, and ones that do not look at the tag.
+        // Servers that follow the rules, and ones that ignore the tag.
         (vec![broken(), rest(&one, half, tag)], &one),
         (vec![broken(), whole()], &two),
         (vec![broken(), rest(&two, half, "etag: \"2\"\r\n"), whole()], &two),
@@ -353,13 +354,13 @@ fn other_labels_make_another_version() {
     assert!(run(&named).unwrap().contains("already installed as version 2"));
 }
 
-/// Writes as `torch.save(model.state_dict())` does: names, shapes, and halves that are all zero but the
-/// first of each.
+/// A file as written by `torch.save(model.state_dict())`: names, shapes, and half-precision values,
+/// which are all zero except the first of each tensor.
 fn pytorch(tensors: &[Shape]) -> Vec<u8> {
     pytorch_with(tensors, b"")
 }
 
-/// The same with more in its pickle: names, and what has them.
+/// Like [`pytorch`], with `more` entries in its pickle: names and their values.
 fn pytorch_with(tensors: &[Shape], more: &[u8]) -> Vec<u8> {
     let mut pickle = b"\x80\x02ccollections\nOrderedDict\nq\x00)Rq\x01(".to_vec();
     let text = |text: &str| {
@@ -439,7 +440,7 @@ fn counters_are_left_out_whatever_shape_they_claim() {
     let models = tempfile::tempdir().unwrap();
     let file = models.path().join("weights.pth");
     let arguments = ["--models", models.path().to_str().unwrap(), "--from", file.to_str().unwrap()];
-    // Of 2 to the power of 40 elements that are all the same one.
+    // It has 2 to the power of 40 elements, all stored in the same place.
     let counter = b"X\x20\0\0\0features.0.1.num_batches_tracked\
         ctorch._utils\n_rebuild_tensor_v2\n((\
         X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x01tQ\
@@ -500,7 +501,7 @@ fn no_bytes_of_a_checkpoint_make_the_reader_fail() {
         assert!(pull::classes(damaged).is_err());
         assert!(pull::classes(whole[..at].to_vec()).is_err());
     }
-    // Deep, shared and endless: what a reader that recurses or copies does not survive.
+    // Deeply nested, shared and endless values, which would kill a reader that recurses or copies.
     for pickle in [
         [&b"]"[..], &b"\x85".repeat(500_000), b"."].concat(),
         [&b")"[..], &b"q\x00h\x00\x86".repeat(60), b"."].concat(),
@@ -541,7 +542,7 @@ fn a_photo_model_is_held_against_its_network_when_it_loads() {
         ("classifier.1.bias", zeros(&[0]), "shape [0], expected [1000]"),
         ("classifier.1.bias", zeros(&[999]), "shape [999], expected [1000]"),
         ("features.3.conv.2.weight", nan(&[24, 144, 1, 1]), "holds NaN at element 0"),
-        // Batch norm beside convolutions that have it folded in.
+        // Batch norm next to convolutions that it has been folded into.
         ("features.0.1.running_var", zeros(&[32]), "none of this network's"),
     ] {
         let mut tensors = whole.clone();

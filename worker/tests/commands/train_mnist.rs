@@ -1,4 +1,4 @@
-//! `worker train mnist` as a user runs it: what it learns, that a killed run goes on, what it
+//! `worker train mnist`, run as by a user: what it learns, resuming a killed run, and what it
 //! refuses.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
@@ -32,7 +32,7 @@ fn write_split(dir: &Path, stem: &str, images: Vec<u8>, labels: Vec<u8>) {
     fs::write(dir.join(format!("{stem}-labels-idx1-ubyte")), file).unwrap();
 }
 
-/// A bar whose place tells the digit, with a little texture that tells the images apart.
+/// A bar whose position encodes the digit, with some texture that differs between images.
 fn bar(i: usize) -> Vec<u8> {
     let ink = |p: usize| {
         let column = p % SIDE;
@@ -73,14 +73,15 @@ fn a_killed_run_goes_on_to_the_same_bits_as_an_undisturbed_one() {
     let mut killed = train(root, "killed", &with("2", &[])).stderr(Stdio::piped()).spawn().unwrap();
     let mut log = BufReader::new(killed.stderr.take().unwrap()).lines();
     assert!(log.any(|line| line.unwrap().contains("epoch")), "it ended before its first epoch");
-    // The checkpoint of the first epoch follows its line; wait for it by way of the second's.
+    // The checkpoint of the first epoch follows its line; the second epoch's line shows that it
+    // has been written.
     assert!(log.any(|line| line.unwrap().contains("epoch")), "it ended before its second epoch");
     killed.kill().unwrap();
     killed.wait().unwrap();
 
     let refused = train(root, "killed", &with("2", &[])).output().unwrap();
     if refused.status.success() {
-        // The run outran the kill and was complete: then there was nothing to protect.
+        // The run completed before it was killed, so there was nothing to protect.
         assert_eq!(weights(root, "killed"), weights(root, "undisturbed"));
         return;
     }

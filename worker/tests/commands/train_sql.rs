@@ -1,4 +1,4 @@
-//! `worker train sql` as a user runs it: Iris, a regression from a database, versions, refusals.
+//! `worker train sql`, run as by a user: Iris, a regression from a database, versions, errors.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
@@ -160,7 +160,7 @@ fn rows_time_and_numbers_of_a_training_are_bounded() {
     assert!(!root.join("models").exists());
 }
 
-/// All numbers are admitted, and those that are kept aside differ so little that the error is beyond any
+/// All numbers are valid, but the held-out ones differ so little that the error is not a finite
 /// multiple of their spread.
 #[test]
 fn a_fit_without_a_finite_measure_is_not_written() {

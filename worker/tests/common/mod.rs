@@ -1,4 +1,4 @@
-//! A server on a free port with models made for the test, and a client that sees raw answers.
+//! A server on a free port with models made for the test, and a client that returns raw answers.
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
@@ -28,7 +28,7 @@ use worker::preprocess::Limits;
 use worker::repository::{Manifest, Resize, Version};
 use worker::serving::{Entry, Served, Snapshot, State, Status};
 
-/// Ten classes; always says "7".
+/// Ten classes; always answers "7".
 pub struct Seven;
 
 impl Model for Seven {
@@ -39,7 +39,7 @@ impl Model for Seven {
     }
 }
 
-/// Holds every batch until the gate is opened; the first forward passes (warm-up) go through.
+/// Holds every batch while it is closed. It starts open, so that the warm-up passes go through.
 #[derive(Clone, Default)]
 pub struct Gate(Arc<Door>);
 
@@ -65,7 +65,7 @@ impl Gate {
         self.0.moved.notify_all();
     }
 
-    /// Blocks until a batch stands at the closed gate.
+    /// Blocks until a batch is waiting at the closed gate.
     pub fn wait_for_batch(&self) {
         let state = self.0.state.lock().unwrap();
         drop(self.0.moved.wait_while(state, |state| state.waiting == 0).unwrap());
@@ -108,14 +108,14 @@ pub fn digits() -> Version {
     }
 }
 
-/// The same for a model that looks for the digit in the picture.
+/// Like [`digits`], for a model that searches the picture for the digit.
 pub fn handwriting() -> Version {
     let mut version = digits();
     version.manifest.input.as_mut().unwrap().resize = Resize::Digit;
     version
 }
 
-/// Two number columns and a text; classes by the first number.
+/// A table of two number columns and a text.
 pub fn flowers() -> Version {
     let manifest = "architecture = 'linear'
         max_batch_size = 4
@@ -202,7 +202,7 @@ pub fn config() -> Config {
     }
 }
 
-/// A running worker; dropping it lets it end without waiting.
+/// A running worker; dropping it shuts it down without waiting.
 pub struct Worker {
     pub address: SocketAddr,
     pub app: Arc<App>,
@@ -276,7 +276,7 @@ impl Answer {
         self.head.headers().get(name).map_or("", |value| value.to_str().unwrap())
     }
 
-    /// The sentence of an error answer; fails unless it is JSON of the one shape.
+    /// The message of an error answer; panics unless the body is JSON with this field only.
     pub fn error(&self) -> String {
         assert_eq!(self.header("content-type"), "application/json", "{self:?}");
         let json = self.json();

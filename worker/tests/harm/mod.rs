@@ -1,4 +1,4 @@
-//! Pictures in every coding, and what strangers may do to a file.
+//! Pictures in every coding, and damage that strangers may do to a file.
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
@@ -17,7 +17,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use sheets::scenes::strokes;
 
-/// Odd, so that few other bytes of a header look like it.
+/// Unusual numbers, so that few other bytes of a header match them.
 const SIZE: (u32, u32) = (117, 91);
 
 #[derive(Debug, Clone)]
@@ -64,7 +64,7 @@ impl Harm {
     }
 }
 
-/// Replaces a number wherever the header holds it, in whichever width and order of bytes.
+/// Replaces a number wherever it occurs in the header, in either width and byte order.
 fn lie(bytes: &mut [u8], truth: u32, number: u32) {
     let header = bytes.len().min(1000);
     let narrow = |number: u32| number as u16;
@@ -83,7 +83,7 @@ fn lie(bytes: &mut [u8], truth: u32, number: u32) {
     }
 }
 
-/// A wrong checksum would end the trial before it begins.
+/// Corrects the header's checksum, as a wrong one would get the file rejected right away.
 fn mend_png(bytes: &mut [u8]) {
     if bytes.starts_with(b"\x89PNG") && bytes.len() > 33 {
         let crc = !bytes[12..29].iter().fold(!0u32, |crc, &byte| {
@@ -108,7 +108,7 @@ pub(crate) fn files(folder: &Path) -> Vec<Vec<u8>> {
     paths.into_iter().map(|path| fs::read(path).unwrap()).collect()
 }
 
-/// A picture of some size in every format that is written here.
+/// A picture of the given size in every format that can be written here.
 pub(crate) fn written((width, height): (u32, u32)) -> Vec<Vec<u8>> {
     let scene = RgbImage::from_fn(width, height, |x, y| Rgb([x as u8, (x * y) as u8, y as u8]));
     let formats = [
@@ -127,7 +127,7 @@ pub(crate) fn written((width, height): (u32, u32)) -> Vec<Vec<u8>> {
     formats.into_iter().map(write).collect()
 }
 
-/// A picture in every format and coding that is decoded, and some with as many strokes as there is room for.
+/// A picture in every supported format and coding, and some with as many strokes as fit.
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let strokes = [128, 256].map(strokes).to_vec();
     [written(SIZE), fixtures("jpeg"), fixtures("pictures"), strokes].concat()

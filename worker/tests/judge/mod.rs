@@ -1,5 +1,6 @@
-//! What must hold for any bytes that the worker reads from strangers: they are read or refused, without a
-//! panic, in memory and time of a few times their size. The test `readers` and the fuzz targets feed it.
+//! Properties of everything that the worker reads from strangers: any bytes are read or refused
+//! without a panic, in memory and time proportional to their size. The test `readers` and the fuzz
+//! targets supply the bytes.
 
 #![allow(dead_code, reason = "each fuzz target uses its own part")]
 
@@ -21,19 +22,19 @@ use worker::cli::Cli;
 use worker::preprocess::{ImageError, Limits, decode, decode_for, prepare};
 use worker::repository::{Filter, Input, Manifest, Resize, Version};
 
-/// What the smallest body may take, and each byte of a larger one.
+/// Memory that the smallest body may take, and each byte of a larger one.
 const LEAST: u64 = 32 << 20;
 const TIMES: u64 = 40;
-/// The time of a small body and of each byte of a large one, in code that is optimised.
+/// Time that a small body may take, and each byte of a large one, in optimised code.
 const SOON: Duration = Duration::from_secs(1);
 const A_BYTE: Duration = Duration::from_nanos(100);
-/// How much slower code may be that is not, or that writes down what it reaches.
+/// How much slower code may be if it is not optimised, or is instrumented for coverage.
 const SLOWER: u32 = 4;
-/// What the server takes off for what is not counted, and the most that one request may take.
+/// What the server deducts for memory that it does not count, and the most that a request may take.
 const NOT_COUNTED: u64 = 1 << 20;
 const MOST: u64 = 64 << 20;
 
-/// Reads `bytes`, and judges what that takes.
+/// Reads `bytes`, and checks the memory and time that this takes.
 fn bounded(bytes: &[u8], read: impl FnOnce()) {
     let begun = time_of_thread();
     let taken = measure(read).bytes_max;
@@ -44,18 +45,18 @@ fn bounded(bytes: &[u8], read: impl FnOnce()) {
     assert!(spent < most, "{spent:?} for {size} bytes");
 }
 
-/// Processor time, which does not pass while others run.
+/// CPU time of this thread, which does not advance while other threads run.
 fn time_of_thread() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).expect("time goes forward")
 }
 
-/// What a body of that size leaves for decoding.
+/// What remains for decoding next to a body of this size.
 fn limits(bytes: &[u8]) -> Limits {
     let most = LEAST - NOT_COUNTED + (TIMES - 1) * bytes.len() as u64;
     Limits { max_bytes: most.min(MOST), ..Limits::default() }
 }
 
-/// What networks take: a crop of a photo, a digit, the whole picture at a fraction.
+/// Inputs of networks: a crop of a photo, a digit, and the whole picture scaled down.
 fn inputs() -> [Input; 3] {
     let [width, height] = [224; 2];
     let resize = Resize::ShorterSide { shorter_side: 232, filter: Filter::Bilinear };
@@ -84,8 +85,8 @@ pub(crate) fn picture(bytes: &[u8]) {
     }
 }
 
-/// A JPEG, whose decoder has no panic to contain: whole and reduced it is served or refused alike, for the
-/// same reason.
+/// A JPEG, whose decoder must not panic. Decoded whole or reduced, it is accepted, or refused for
+/// the same reason.
 pub(crate) fn jpeg(bytes: &[u8]) {
     if !bytes.starts_with(b"\xFF\xD8") {
         return;
@@ -103,7 +104,7 @@ pub(crate) fn jpeg(bytes: &[u8]) {
     assert_eq!(whole, reduced, "whole and reduced");
 }
 
-/// Rows of columns with classes and with a number to tell, and pictures.
+/// Models of tables, one that classifies and one that predicts a number, and a model of pictures.
 fn versions() -> &'static [Version; 3] {
     static ALL: OnceLock<[Version; 3]> = OnceLock::new();
     ALL.get_or_init(|| {
@@ -138,7 +139,7 @@ fn versions() -> &'static [Version; 3] {
     })
 }
 
-/// A table of as many columns as there may be.
+/// A table with the maximum number of columns.
 pub(crate) fn wide() -> Version {
     let column =
         |at: usize| format!("{{ name = 'c{at}', type = 'number', mean = 0.0, std = 1.0 }}");
@@ -159,7 +160,7 @@ fn rows(protocol: Protocol<'_>, bytes: &[u8]) {
     rows_of(versions(), protocol, bytes);
 }
 
-/// A body for each of some versions.
+/// Reads a body for each of the versions.
 pub(crate) fn rows_of(versions: &[Version], protocol: Protocol<'_>, bytes: &[u8]) {
     let body = Bytes::copy_from_slice(bytes);
     let most = usize::try_from(MOST).expect("an address");
@@ -179,7 +180,7 @@ pub(crate) fn tf_json(bytes: &[u8]) {
     }
 }
 
-/// A body of the Open Inference Protocol: of JSON alone, with what is behind it, and without JSON.
+/// A body of the Open Inference Protocol: JSON only, JSON followed by binary data, and no JSON.
 pub(crate) fn open_inference(bytes: &[u8]) {
     let end = bytes.iter().rposition(|byte| *byte == b'}').map_or(0, |end| end + 1);
     rows(Protocol::OpenInference(&HeaderMap::new()), bytes);
@@ -217,7 +218,7 @@ pub(crate) fn upload((content_type, content_coding, query, body): Upload<'_>) {
     });
 }
 
-/// Runs a command of the worker on a file in a folder that is empty otherwise.
+/// Runs a command of the worker on a file in a folder of its own.
 fn run(name: &str, content: &[u8], command: impl FnOnce(&str, &str) -> Vec<String>) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| folder.path().join(name).display().to_string();

@@ -1,5 +1,5 @@
-//! What tests of networks share: weights stored and made up, what another runtime says about them,
-//! differences.
+//! Shared by the tests of networks: stored and made-up weights, the outputs of another runtime for
+//! them, and comparisons.
 #![allow(dead_code, reason = "each test uses its part")]
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
@@ -11,20 +11,21 @@ use candle_nn::VarBuilder;
 use worker::model::mobilenet_v2 as reference;
 use worker::repository::Padding;
 
-/// Weights of a file.
+/// Weights from a file.
 pub(crate) fn stored(path: &Path) -> VarBuilder<'static> {
     let bytes = std::fs::read(path).unwrap();
     VarBuilder::from_buffered_safetensors(bytes, DType::F32, &Device::Cpu).unwrap()
 }
 
-/// The plain network to hold others against. It filters channels as on a GPU, which says the same as candle's
-/// convolution by groups and takes a part of its time: that one asks how many cores there are for each channel.
+/// The plain network that others are compared with. It filters channels as on a GPU, which gives
+/// the same result as candle's grouped convolution in a fraction of the time: that one queries the
+/// number of cores for each channel.
 pub(crate) fn plain(vb: &VarBuilder<'_>, padding: Padding) -> reference::MobileNetV2 {
     let network = reference::MobileNetV2::load(vb, padding).unwrap();
     network.to(&Device::Cpu, DType::F32).unwrap()
 }
 
-/// Weights made up on the spot, with variances that keep activations away from the clamps' ends.
+/// Random weights, with variances that keep activations away from the bounds of the clamps.
 pub(crate) fn random(classes: usize) -> VarBuilder<'static> {
     let mut map = HashMap::new();
     let inner = reference::blocks().into_iter().flat_map(|block| block.layers);
@@ -43,8 +44,8 @@ pub(crate) fn random(classes: usize) -> VarBuilder<'static> {
     VarBuilder::from_tensors(map, DType::F32, &Device::Cpu)
 }
 
-/// Numbers between -`bound` and `bound` that follow from the name and the place in the tensor alone:
-/// `tests/data/logits.py` draws the same.
+/// Numbers between -`bound` and `bound` that depend only on the name and the position in the
+/// tensor: `tests/data/logits.py` draws the same.
 #[allow(
     clippy::cast_possible_truncation,
     reason = "places are below 2^32, and the numbers are made to be rounded"
@@ -64,7 +65,7 @@ pub(crate) fn draw(name: &str, shape: &[usize], bound: f64) -> Tensor {
     Tensor::from_vec(numbers, shape, &Device::Cpu).unwrap()
 }
 
-/// The network of ten classes that `tests/data/logits.json` is about.
+/// Weights of the network with ten classes that `tests/data/logits.json` was computed with.
 pub(crate) fn drawn() -> VarBuilder<'static> {
     let mut map = HashMap::new();
     let mut add = |name: String, shape: &[usize], bound: f64| {
@@ -83,12 +84,12 @@ pub(crate) fn drawn() -> VarBuilder<'static> {
     VarBuilder::from_tensors(map, DType::F32, &Device::Cpu)
 }
 
-/// The two images that it is asked about.
+/// The two images that it is run on.
 pub(crate) fn drawn_input() -> Tensor {
     draw("input", &[2, 3, 224, 224], 1.0)
 }
 
-/// What ONNX Runtime says about them (`symmetric`, `tf_same`), or about the picture
+/// The logits of ONNX Runtime for them (`symmetric`, `tf_same`), or for the picture
 /// (`picture_logits`).
 pub(crate) fn expected(key: &str) -> Tensor {
     let file: serde_json::Value =
@@ -97,7 +98,7 @@ pub(crate) fn expected(key: &str) -> Tensor {
     Tensor::new(rows, &Device::Cpu).unwrap()
 }
 
-/// The largest difference of two tensors of one shape.
+/// The largest difference between two tensors of the same shape.
 pub(crate) fn largest_difference(left: &Tensor, right: &Tensor) -> f32 {
     assert_eq!(left.dims(), right.dims());
     let difference = (left - right).unwrap().abs().unwrap();

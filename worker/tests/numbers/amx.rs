@@ -1,4 +1,4 @@
-//! The bf16 network on tiles against the plain reference, on CPUs that have tiles.
+//! The bf16 network on AMX tiles against the plain reference, on CPUs that support them.
 
 #![cfg(target_arch = "x86_64")]
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
@@ -12,7 +12,7 @@ use worker::repository::Padding;
 
 use crate::networks::{drawn, drawn_input, expected, plain, stored};
 
-/// The largest difference of logits that rounding weights and activations to bf16 may make.
+/// The largest difference in logits that rounding weights and activations to bf16 may cause.
 const TOLERANCE: f32 = 0.6;
 
 fn network(vb: &VarBuilder, padding: Padding) -> Option<Network> {

@@ -1,4 +1,4 @@
-//! The fused network against the plain reference and against logits of other frameworks.
+//! The fused network against the plain reference and logits of other frameworks.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
@@ -20,7 +20,7 @@ fn f32_on(isa: Isa, threads: usize) -> Options {
     Options { isa: Some(isa.kind()), precision: Precision::F32, threads, ..Options::default() }
 }
 
-/// Options that choose a target; `None` for numbers that only tests of kernels run there.
+/// Options that select a target; `None` for formats that only the tests of kernels use on it.
 fn options_of(target: Target) -> Option<Options> {
     let precision = match target.format() {
         Format::F32 => Precision::F32,
@@ -66,7 +66,7 @@ fn folded_weights_with_tensorflow_padding_give_the_reference_logits() {
         let network = load(&vb, Padding::TfSame, &f32_on(isa, 1));
         let logits = network.forward(&reference["input"]).unwrap();
         assert_close(&logits, &reference["logits"], &isa.to_string());
-        // Plain Rust takes ten times as long for what it says of each photo.
+        // Portable code takes ten times as long per photo.
         let count = if isa.kind() == IsaKind::Portable { 2 } else { photos.dim(0).unwrap() };
         let logits = network.forward(&photos.narrow(0, 0, count).unwrap()).unwrap();
         let wanted = reference["photos_logits"].narrow(0, 0, count).unwrap();
@@ -116,7 +116,8 @@ fn batches_of_1_to_17_agree_with_the_reference_on_every_set_both_paddings_and_re
         let together = [2, 3].map(|threads| (Isa::best(), threads));
         for (isa, threads) in alone.chain(together) {
             let network = load(&vb, padding, &f32_on(isa, threads));
-            // Padding is a matter of each image: sizes of groups are tried with one, and their ends with both.
+            // Padding affects each image separately: one is tried with every batch size, and the
+            // other only with the extremes.
             let counts =
                 (1..=17).filter(|count| padding == Padding::TfSame || [1, 2, 17].contains(count));
             for count in counts {
@@ -143,7 +144,7 @@ fn threads_on_one_full_size_image_agree_with_one_thread() {
     }
 }
 
-/// The size of differences beside the size of logits; made-up weights are harder on bytes than
+/// Compares the size of differences with the size of logits; made-up weights lose more in int8 than
 /// trained ones.
 #[test]
 fn low_precision_follows_f32_on_every_set_and_shape() {

@@ -1,4 +1,4 @@
-//! The digit network on fused kernels against its plain twin.
+//! The digit network on fused kernels against its plain counterpart.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 

@@ -1,4 +1,4 @@
-//! Networks on every kernel, against the plain ones and against other runtimes.
+//! Networks on every kernel, compared with the plain ones and with other runtimes.
 
 #[path = "../networks/mod.rs"]
 mod networks;

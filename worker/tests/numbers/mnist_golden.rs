@@ -1,4 +1,4 @@
-//! The shipped digit model against logits written down when it was trained.
+//! The shipped digit model against logits recorded when it was trained.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
@@ -17,7 +17,7 @@ fn shipped() -> Box<dyn Model> {
     model::load(&Version::read(&folder).unwrap(), &engine::Options::default()).unwrap()
 }
 
-/// Ink where `ink` says so, normalised as the manifest has it.
+/// An image with ink where `ink` returns true, normalised as in the manifest.
 fn image(ink: impl Fn(usize, usize) -> bool) -> Vec<f32> {
     let value = |on: bool| (f32::from(u8::from(on)) - 0.1307) / 0.3081;
     (0..SIDE * SIDE).map(|i| value(ink(i % SIDE, i / SIDE))).collect()
@@ -64,7 +64,7 @@ fn a_batch_gives_the_logits_of_its_images_alone() {
     }
 }
 
-// Computed from the weights file by loops in double precision, apart from this program.
+// Computed from the weights file by plain loops in double precision, independently of this program.
 const ONE: [f32; 10] =
     [-1.5499, 4.3686, -2.5182, -2.1802, -2.1296, -2.0097, -2.3638, -1.3703, -2.485, -2.5385];
 const ZERO: [f32; 10] =

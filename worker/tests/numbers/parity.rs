@@ -1,4 +1,4 @@
-//! The reference network against logits that other frameworks computed from the same weights.
+//! The reference network against logits computed by other frameworks from the same weights.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
@@ -13,7 +13,7 @@ use worker::repository::{Filter, Input, Padding, Resize};
 use crate::networks::{drawn, drawn_input, expected, largest_difference, plain, stored};
 
 const TOLERANCE: f32 = 1e-3;
-/// JPEG decoders round differently: a few pixels are one or two levels of 255 off.
+/// JPEG decoders round differently: a few pixels are off by one or two levels out of 255.
 const PICTURE_TOLERANCE: f32 = 0.05;
 
 fn network(weights: &Path, padding: Padding) -> MobileNetV2 {
@@ -30,7 +30,7 @@ fn tf_input() -> Input {
     }
 }
 
-/// Stands alone: weights and images are drawn, and the logits are of ONNX Runtime.
+/// Self-contained: weights and images are generated, and the logits are from ONNX Runtime.
 #[test]
 fn drawn_weights_give_the_logits_of_another_runtime_with_both_paddings() {
     let batch = drawn_input();
@@ -43,7 +43,7 @@ fn drawn_weights_give_the_logits_of_another_runtime_with_both_paddings() {
     assert!(difference > 100.0 * TOLERANCE, "the padding must matter: {difference}");
 }
 
-/// Decoded, resized, cut out and scaled as Pillow does it, then the same network.
+/// Decoded, resized, cropped and scaled as by Pillow, then run through the same network.
 #[test]
 fn a_picture_gives_the_logits_of_pillow_with_another_runtime() {
     let picture = decode(include_bytes!("../data/jpeg/444.jpg"), &Limits::default()).unwrap();
@@ -139,7 +139,7 @@ fn photos_of_twelve_megapixels_keep_their_label_when_decoded_reduced() {
         image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, 90)
             .encode_image(&large)
             .unwrap();
-        // Only a test decodes such a picture whole.
+        // Only a test decodes such a picture at full size.
         let enough = Limits { max_bytes: 128 << 20, ..Limits::default() };
         let exact = decode(&bytes, &enough).unwrap();
         let reduced = decode_for(&bytes, &Limits::default(), &|| false, &tf_input()).unwrap();

@@ -1,5 +1,5 @@
-//! The networks as a GPU runs them, on the CPU: shifted copies for the depthwise layers, half
-//! precision, batches.
+//! The networks in the form that runs on a GPU, tested on the CPU: shifted copies for the depthwise
+//! layers, half precision, batches.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
@@ -25,7 +25,7 @@ fn labels(logits: &Tensor) -> Vec<u32> {
 fn a_batch_on_another_device_has_the_reference_logits_in_full_and_half_precision() {
     let network = MobileNetV2::load(&drawn(), Padding::TfSame).unwrap();
     let wanted = expected("tf_same");
-    // candle multiplies no bf16 on the CPU.
+    // candle does not multiply bf16 on the CPU.
     for (dtype, tolerance) in [(DType::F32, 1e-3), (DType::F16, 0.1)] {
         let moved = network.to(&Device::Cpu, dtype).unwrap();
         let placed = Placed::new(moved, Device::Cpu, dtype);

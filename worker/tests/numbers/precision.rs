@@ -1,7 +1,7 @@
-//! Every arithmetic of this machine against f32 on hundreds of photos: the shared ones, cropped,
-//! flipped, enlarged, blurred, and at other brightnesses.
+//! Every precision that this machine supports against f32 on hundreds of photos: the shared ones,
+//! cropped, flipped, enlarged, blurred, and at other brightnesses.
 //!
-//! The bar: where f32 leads by more than one logit, 99 of 100 photos keep their label.
+//! The requirement: where f32 leads by more than one logit, 99 of 100 photos keep their label.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "pixels of photos")]
@@ -17,12 +17,12 @@ use worker::repository::Padding;
 use crate::networks::stored;
 
 const SIDE: u32 = 224;
-/// By how much f32 must lead for a photo to count.
+/// The lead in f32 logits that a photo needs to count.
 const LEAD: f32 = 1.0;
-/// Photos of a forward pass.
+/// Photos per forward pass.
 const BATCH: usize = 8;
 
-/// The middle of a photo, parts of it, mirrored, coarser, darker, brighter and paler.
+/// The centre and other parts of a photo, mirrored, coarser, darker, brighter and paler.
 fn variants(photo: &DynamicImage) -> Vec<RgbImage> {
     let (width, height) = (photo.width(), photo.height());
     let part = |left: f32, top: f32, share: f32| {
@@ -47,7 +47,7 @@ fn variants(photo: &DynamicImage) -> Vec<RgbImage> {
     ]
 }
 
-/// All variants of all photos, three planes of -1 to 1 each.
+/// All variants of all photos, as three planes each, with values from -1 to 1.
 fn photos() -> Option<Vec<f32>> {
     let folder = large("photos")?;
     let mut paths: Vec<_> =
@@ -77,13 +77,13 @@ fn logits(network: &MobileNetV2, planes: &[f32]) -> Vec<Vec<f32>> {
     rows
 }
 
-/// What a network does to the labels of f32.
+/// How well a network preserves the labels of f32.
 #[derive(Debug, Default)]
 struct Verdict {
-    /// Photos where f32 leads by more than [`LEAD`], and those of them that keep their label.
+    /// Photos where f32 leads by more than [`LEAD`], and how many of them keep their label.
     clear: usize,
     kept: usize,
-    /// The same of all photos.
+    /// How many of all photos keep their label.
     all_kept: usize,
     largest_difference: f32,
 }
@@ -104,10 +104,10 @@ fn judge(exact: &[Vec<f32>], found: &[Vec<f32>]) -> Verdict {
     verdict
 }
 
-/// Numbers, and the instruction set to use; the fastest of this CPU without one.
+/// The precision, and the instruction set; the fastest of this CPU if `None`.
 type Arithmetic = (Precision, Option<IsaKind>);
 
-/// Each arithmetic once, on the fastest set that has it: sets differ in rounding only.
+/// Each precision once, on the fastest instruction set for it: sets differ only in rounding.
 fn arithmetics() -> Vec<Arithmetic> {
     let mut found: Vec<Arithmetic> = vec![(Precision::Bf16, None)];
     for (name, precision) in [("f16", Precision::F16), ("int8", Precision::Int8)] {

@@ -1,5 +1,5 @@
-//! JPEG files that are cut off or damaged: one verdict at every scale, and never another picture than the
-//! one that libjpeg sees.
+//! JPEG files that are truncated or damaged: the same verdict at every scale, and never a picture
+//! that differs from libjpeg's.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 #![allow(clippy::cast_possible_truncation, reason = "pixels of a test picture, bytes of a table")]
@@ -19,7 +19,7 @@ use worker::repository::{Filter, Input, Resize};
 
 const LIMITS: Limits = Limits { max_pixels: 64_000_000, max_bytes: 1 << 30 };
 
-/// Levels of grey from 0 to 255.
+/// An input of `side` by `side` grey levels from 0 to 255.
 fn squash(side: usize) -> Input {
     let resize = Resize::Squash { filter: Filter::Bilinear };
     Input { width: side, height: side, resize, mean: vec![0.0], std: vec![1.0 / 255.0] }
@@ -44,17 +44,17 @@ fn large() -> Vec<u8> {
     bytes
 }
 
-/// The picture in so many levels of grey a side.
+/// The picture in grey levels, scaled to `side` by `side`.
 fn levels(picture: &Picture, side: usize) -> Vec<f32> {
     prepare(picture, &squash(side)).unwrap()
 }
 
-/// Served, or why not.
+/// `Ok` if the picture was decoded, otherwise the reason.
 fn verdict(decoded: &Result<Picture, ImageError>) -> Result<(), String> {
     decoded.as_ref().map(|_| ()).map_err(ToString::to_string)
 }
 
-/// Mean difference of levels of grey.
+/// Mean difference in grey levels.
 fn difference(left: &[f32], right: &[f32]) -> f32 {
     let sum: f32 = left.iter().zip(right).map(|(left, right)| (left - right).abs()).sum();
     sum / left.len() as f32
@@ -65,7 +65,7 @@ fn first_scan(bytes: &[u8]) -> usize {
     bytes.windows(2).position(|two| two == [0xFF, 0xDA]).unwrap()
 }
 
-/// Cuts bytes out and puts others in their place.
+/// Replaces some bytes by others.
 #[derive(Debug, Clone)]
 struct Damage {
     at: Index,
@@ -74,7 +74,7 @@ struct Damage {
 }
 
 impl Damage {
-    /// Whether only what is behind the header of the first scan has been touched.
+    /// Returns whether only bytes after the header of the first scan were changed.
     fn apply(&self, bytes: &mut Vec<u8>) -> bool {
         let at = self.at.index(bytes.len());
         let is_behind = at > first_scan(bytes) + 16;
@@ -113,7 +113,7 @@ fn a_damaged_file_has_one_verdict_at_every_scale_and_nearly_the_same_pixels() {
     ];
     let seeds: Vec<Vec<u8>> =
         names.iter().map(|name| jpeg(name)).chain(std::iter::once(large())).collect();
-    // The same cases each time: how near pixels are has no bound that holds for all damage.
+    // The same cases each time: no bound on the difference of pixels holds for all damage.
     let config = Config { cases: 1500, failure_persistence: None, ..Config::default() };
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
     let served = Cell::new(0);

@@ -1,5 +1,5 @@
-//! Files that one decoder reads and another does not, or otherwise: what is right is what libjpeg
-//! and Pillow make of them, or a refusal.
+//! Files that some decoders read and others refuse or read differently: the correct result is that
+//! of libjpeg and Pillow, or a refusal.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 #![allow(
@@ -27,19 +27,19 @@ fn jpeg(name: &str) -> Vec<u8> {
     std::fs::read(folder.join(name)).unwrap()
 }
 
-/// The whole picture and the one that is reduced as far as it goes.
+/// The picture decoded whole, and reduced as far as possible.
 fn both(bytes: &[u8]) -> [Result<Picture, ImageError>; 2] {
     [whole(bytes), decode_for(bytes, &Limits::default(), &|| false, &squash(8, 8))]
 }
 
-/// Mean difference in levels of grey between pictures at 40 by 40.
+/// Mean difference in levels between two pictures, scaled to 40 by 40.
 fn difference(left: &Picture, right: &Picture) -> f32 {
     let input = squash(40, 40);
     let (left, right) = (prepare(left, &input).unwrap(), prepare(right, &input).unwrap());
     left.iter().zip(&right).map(|(a, b)| (a - b).abs()).sum::<f32>() / left.len() as f32
 }
 
-/// Size or error, short enough for a message.
+/// Size or error, short enough for an assertion message.
 fn outcome(decoded: &Result<Picture, ImageError>) -> Result<(u32, u32), String> {
     let sized = decoded.as_ref().map(|picture| (picture.width(), picture.height()));
     sized.map_err(ToString::to_string)
@@ -48,7 +48,7 @@ fn outcome(decoded: &Result<Picture, ImageError>) -> Result<(u32, u32), String> 
 const JFIF: &[u8] = b"JFIF\0\x01\x01\0\0\x01\0\x01\0\0";
 const ADOBE_RGB: &[u8] = b"Adobe\0\x64\0\0\0\0\0";
 
-/// Where the first marker of a kind stands, in a file whose segments come before its only scan.
+/// The position of the first marker of a kind, in a file whose segments precede its only scan.
 fn position(bytes: &[u8], marker: u8) -> usize {
     let mut at = 2;
     while bytes[at + 1] != marker {
@@ -114,7 +114,7 @@ fn a_missing_end_marker_is_no_matter_and_missing_data_is() {
     }
 }
 
-/// Read whole, and reduced for want of memory.
+/// Decoded whole, and reduced because of a lack of memory.
 #[test]
 fn a_png_may_end_behind_its_data_and_not_before() {
     let photo = RgbImage::from_fn(900, 700, |x, y| Rgb([(x / 4) as u8, (y / 3) as u8, 90]));
@@ -189,7 +189,7 @@ fn tables_that_no_scan_selects_cost_nothing() {
     assert!(bytes.len() > 9_000_000);
     let begun = time_of_thread();
     let pictures = both(&bytes);
-    // To make each of half a million tables took 20 seconds of one of the two.
+    // Building each of the half a million tables took one of the two 20 seconds.
     let spent = time_of_thread().saturating_sub(begun);
     assert!(spent < Duration::from_secs(2), "{spent:?}");
     for picture in pictures {
@@ -197,7 +197,7 @@ fn tables_that_no_scan_selects_cost_nothing() {
     }
 }
 
-/// The pictures of Motion JPEG.
+/// Such are the pictures of Motion JPEG.
 #[test]
 fn a_file_without_huffman_codes_has_those_of_the_standard() {
     for name in ["420.jpg", "444.jpg", "grey.jpg", "420_scans.jpg"] {
@@ -212,7 +212,7 @@ fn a_file_without_huffman_codes_has_those_of_the_standard() {
             assert!(difference(&found.unwrap(), &expected.unwrap()) < 0.01, "{name}");
         }
     }
-    // A progressive file has codes of its own.
+    // A progressive file has to bring its own codes.
     let progressive = jpeg("progressive.jpg");
     let at = position(&progressive, 0xC4);
     let length = usize::from(u16::from_be_bytes([progressive[at + 2], progressive[at + 3]]));
@@ -273,7 +273,7 @@ fn decoding_stops_when_its_time_is_over() {
     }
 }
 
-/// The library reads a WebP in one go, and what that takes is bounded by the memory of a request.
+/// The library decodes a WebP in one go; how long that takes is bounded by the memory of a request.
 #[test]
 fn a_webp_is_stopped_at_its_end() {
     let bytes = encoded(RgbImage::new(30, 20), ImageFormat::WebP);
@@ -300,7 +300,7 @@ fn tiles_in_planes_are_a_fault_of_the_file() {
             ],
             &vec![0; 20_000],
         );
-        // Three depths, the sizes and the places of the tiles.
+        // Three bit depths, and the sizes and offsets of the tiles.
         let tiles = 3 * width.div_ceil(16) * height.div_ceil(16);
         let lists = [(2, 3u32, 300u32), (9, tiles, 400), (10, tiles, 400)];
         for (entry, count, at) in lists {
@@ -328,7 +328,7 @@ fn what_a_format_takes_is_counted_and_not_the_pixels_alone() {
         \x2f\x9b\xd8\x26\x06\x07\x10\x11\xfd\x0f\x44\x44\xff\x03";
     let refused = whole(lossless);
     assert!(matches!(refused, Err(ImageError::TooMuchMemory { .. })), "{:?}", outcome(&refused));
-    // Sixteen bits in the file are eight in memory, and eight more while a library decodes them.
+    // 16 bits in the file become 8 in memory, and another 8 while a library decodes them.
     let deep: image::ImageBuffer<Luma<u16>, _> =
         image::ImageBuffer::from_pixel(1000, 1000, Luma([9u16]));
     let limits = |max_bytes| Limits { max_bytes, ..Limits::default() };

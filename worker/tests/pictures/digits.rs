@@ -1,4 +1,4 @@
-//! Finding the handwritten digit: in the shared photos, and in a few hundred made here.
+//! Finding the handwritten digit, in the shared photos and in a few hundred generated ones.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 #![allow(
@@ -65,7 +65,7 @@ impl Reader {
     }
 }
 
-/// Levels of grey from 0 to 255.
+/// The prepared picture, in grey levels from 0 to 255.
 fn found(bytes: &[u8]) -> Vec<f32> {
     prepare(&decode(bytes, &Limits::default()).unwrap(), &levels()).unwrap()
 }
@@ -106,7 +106,7 @@ fn black_on_white_is_the_same_digit() {
     }
 }
 
-/// Stands alone: drawn by `tests/data/digits.py`, each named after what it shows.
+/// Self-contained: drawn by `tests/data/digits.py`, each named after the digit that it shows.
 #[test]
 fn digits_drawn_with_a_pen_are_read() {
     let reader = reader();
@@ -137,14 +137,15 @@ fn shared_photos_are_read() {
 /// A picture and its digit.
 type Digit = (GrayImage, u32);
 
-/// Half of the digits of MNIST among the samples.
+/// Half of the MNIST digits among the samples.
 fn digits() -> Option<Vec<Digit>> {
     let samples = samples()?;
     let raw = samples.iter().filter(|sample| sample.variant == "raw").step_by(2);
     Some(raw.map(|sample| (pixels(&sample.file), sample.label)).collect())
 }
 
-/// At most one in twenty of every sort: a mean over all would hide one of which half are misread.
+/// At most one in twenty of each sort may be misread: a mean over all sorts would hide one of which
+/// half are misread.
 #[test]
 fn photos_of_every_sort_are_read() {
     let Some(digits) = digits() else { return };
@@ -161,7 +162,8 @@ fn photos_of_every_sort_are_read() {
     }
 }
 
-/// At least nine of ten of every scene: a mean over all would hide that frames are read as zeros.
+/// At least nine in ten of each scene are read: a mean over all scenes would hide that frames are
+/// read as zeros.
 #[test]
 fn what_lies_around_a_digit_is_not_read() {
     let Some(digits) = digits() else { return };
@@ -170,7 +172,7 @@ fn what_lies_around_a_digit_is_not_read() {
     }
 }
 
-/// The same, and few of them: a picture takes half a second to draw.
+/// The same with only a few pictures, as each takes half a second to draw.
 #[test]
 fn a_digit_of_110_pixels_in_12_megapixels_is_read() {
     let Some(digits) = digits() else { return };
@@ -212,7 +214,7 @@ fn the_search_for_a_digit_stops_when_its_time_is_over() {
     }
 }
 
-/// Work on a view grows with what is on it, and not with its square.
+/// The work on a view is linear in what is on it, not quadratic.
 #[test]
 fn a_thousand_strokes_take_a_few_times_as_long_as_one() {
     let plain =
@@ -239,7 +241,7 @@ fn a_digit_off_the_middle_of_28_pixels_is_moved_and_not_redrawn() {
     let mut count = 0;
     for sample in samples.iter().filter(|sample| sample.variant == "raw") {
         let original = pixels(&sample.file);
-        // One that reached over the border would lose a part of itself and be another picture then.
+        // A digit that is shifted over the border loses a part and becomes a different picture.
         let is_lost = |(x, y, pixel): (u32, u32, &Luma<u8>)| pixel.0 != [0] && (x >= 25 || y < 3);
         if original.enumerate_pixels().any(is_lost) {
             continue;
@@ -257,7 +259,7 @@ fn a_digit_off_the_middle_of_28_pixels_is_moved_and_not_redrawn() {
     assert!(count > 0);
 }
 
-/// The mean difference of two images of 28 pixels, the second moved.
+/// The mean difference of two images of 28 x 28 pixels, the second shifted.
 fn difference(left: &[f32], right: &[f32], (dx, dy): (isize, isize)) -> f32 {
     let mut sum = 0.0;
     for at in 0..784isize {

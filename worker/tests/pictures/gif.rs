@@ -1,4 +1,4 @@
-//! GIF files whose first frame is not the page that they announce.
+//! GIF files whose first frame does not match the canvas that they declare.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 #![allow(clippy::cast_possible_truncation, reason = "pixels of test pictures")]
@@ -10,10 +10,10 @@ use crate::made::{levels, whole};
 
 const WIDTH: u16 = 12;
 const HEIGHT: u16 = 9;
-/// The colours are levels of grey.
+/// Number of colours, which are grey levels.
 const NUMBERS: u8 = 100;
 
-/// A frame on which no two neighbours are alike.
+/// A frame in which no two neighbouring pixels are alike.
 fn frame() -> Frame<'static> {
     let numbers = (0..WIDTH * HEIGHT).map(|at| (7 * at % u16::from(NUMBERS)) as u8);
     let buffer = numbers.collect::<Vec<u8>>().into();
@@ -27,7 +27,7 @@ fn encoded((width, height): (u16, u16), frame: &Frame<'_>) -> Vec<u8> {
     bytes
 }
 
-/// The levels of a page with the frame at a place of it.
+/// The levels of a canvas with the frame at its position.
 fn page(frame: &Frame<'_>, (width, height): (u32, u32)) -> Vec<u8> {
     let level = |x: u32, y: u32| {
         let (x, y) = (x.checked_sub(frame.left.into())?, y.checked_sub(frame.top.into())?);

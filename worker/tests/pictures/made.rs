@@ -1,4 +1,4 @@
-//! Files made by hand, or by the `image` crate.
+//! Files assembled by hand or encoded by the `image` crate.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 #![allow(
@@ -15,7 +15,7 @@ use rustix::time::{ClockId, clock_gettime};
 use worker::preprocess::{ImageError, Limits, Picture, decode, prepare};
 use worker::repository::{Filter, Input, Resize};
 
-/// Processor time, which does not pass while others run.
+/// CPU time of this thread, which does not advance while other threads run.
 pub(crate) fn time_of_thread() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap()
 }
@@ -30,7 +30,7 @@ pub(crate) fn whole(bytes: &[u8]) -> Result<Picture, ImageError> {
     decode(bytes, &Limits::default())
 }
 
-/// The levels of all pixels of a picture, as grey.
+/// The grey levels of all pixels of a picture.
 pub(crate) fn levels(picture: &Picture) -> Vec<u8> {
     let (width, height) = (picture.width() as usize, picture.height() as usize);
     let resize = Resize::Squash { filter: Filter::Bilinear };
@@ -43,7 +43,7 @@ pub(crate) fn segment(marker: u8, content: &[u8]) -> Vec<u8> {
     [&[0xFF, marker], &length.to_be_bytes()[..], content].concat()
 }
 
-/// Puts segments behind the start of a JPEG file.
+/// Inserts segments after the start of a JPEG file.
 pub(crate) fn with_segments(bytes: &[u8], segments: &[Vec<u8>]) -> Vec<u8> {
     [&bytes[..2], &segments.concat(), &bytes[2..]].concat()
 }
@@ -51,7 +51,7 @@ pub(crate) fn with_segments(bytes: &[u8], segments: &[Vec<u8>]) -> Vec<u8> {
 /// Tag, kind and value of a TIFF entry.
 pub(crate) type Entry = (u16, u16, u32);
 
-/// A TIFF of one directory, then `pixels` at 512.
+/// A TIFF with one directory, followed by `pixels` at offset 512.
 pub(crate) fn tiff(entries: &[Entry], pixels: &[u8]) -> Vec<u8> {
     let mut bytes = b"II\x2a\0\x08\0\0\0".to_vec();
     bytes.extend((entries.len() as u16).to_le_bytes());

@@ -1,4 +1,4 @@
-//! Bytes to pixels to what networks take.
+//! From bytes to pixels to the inputs of networks.
 
 mod damaged_jpeg;
 mod decoders;

@@ -1,4 +1,5 @@
-//! Which way up a picture is: what EXIF, older texts and XMP say in every format, as Pillow reads them.
+//! The orientation of a picture: EXIF, older text chunks and XMP in every format, as Pillow reads
+//! them.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 #![allow(clippy::cast_possible_truncation, reason = "pixels of test pictures")]
@@ -7,7 +8,7 @@ use image::{ImageFormat, Rgb, RgbImage};
 
 use crate::made::{encoded, segment, tiff, whole, with_segments};
 
-/// EXIF that says: turn by 90 degrees.
+/// EXIF with a rotation by 90 degrees.
 const TURN: &[u8] = b"II\x2a\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
 
 fn is_turned(bytes: &[u8]) -> bool {
@@ -57,14 +58,14 @@ fn zlib(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// EXIF that says nothing of turning, and EXIF that says: as it is.
+/// EXIF without an orientation, or with the normal one.
 fn no_turn(tag: u8) -> Vec<u8> {
     let mut exif = TURN.to_vec();
     (exif[10], exif[18]) = (tag, 1);
     exif
 }
 
-/// XMP that says: turn by 90 degrees, or as it is.
+/// XMP with an orientation: a rotation by 90 degrees, or the normal one.
 fn xmp(orientation: u8) -> Vec<u8> {
     format!("<x:xmpmeta><rdf:Description tiff:Orientation=\"{orientation}\"/></x:xmpmeta>").into()
 }

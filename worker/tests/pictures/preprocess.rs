@@ -1,4 +1,4 @@
-//! Uploads of every kind: what decodes, what is refused and why, and how it looks to a network.
+//! Uploads of every kind: what is decoded, what is refused and why, and what a network receives.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 #![allow(
@@ -46,7 +46,7 @@ fn largest_difference(left: &[f32], right: &[f32]) -> f32 {
     left.iter().zip(right).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
-/// A PNG file that promises a size and brings no pixels.
+/// A PNG file that declares a size but has no pixels.
 fn bomb(width: u32, height: u32) -> Vec<u8> {
     let mut bytes = encoded(RgbImage::new(1, 1), ImageFormat::Png);
     bytes[16..20].copy_from_slice(&width.to_be_bytes());

@@ -1,4 +1,4 @@
-//! JPEG decoded at a fraction of its size against the whole picture, in every layout of chroma.
+//! JPEG decoded at a fraction of its size against the whole picture, in every chroma layout.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 #![allow(
@@ -26,10 +26,10 @@ fn squash(side: usize) -> Input {
 /// How far a reduced picture is from the whole one.
 #[derive(Debug)]
 struct Comparison {
-    /// Mean and largest difference in levels of grey.
+    /// Mean and largest difference in levels.
     mean: f32,
     largest: f32,
-    /// How many times fewer bytes of pixels there are.
+    /// The factor by which the bytes of pixels are reduced.
     saved: usize,
 }
 

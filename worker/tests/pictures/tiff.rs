@@ -1,4 +1,4 @@
-//! Kinds of TIFF that look like the usual one and are stored otherwise.
+//! Kinds of TIFF that look like the usual one but are stored differently.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 #![allow(clippy::cast_possible_truncation, reason = "pixels of test pictures")]
@@ -12,7 +12,7 @@ const PIXELS: [u8; 24] = [
     220, 230, 240,
 ];
 
-/// Six pixels across and four down, a byte each.
+/// Entries of a grey picture, 6 pixels wide and 4 high, with one byte per pixel.
 fn grey() -> Vec<Entry> {
     vec![
         (256, 3, 6),
@@ -27,7 +27,7 @@ fn grey() -> Vec<Entry> {
     ]
 }
 
-/// The same with addresses of 64 bits.
+/// Like [`tiff`], but with offsets of 64 bits.
 fn big(entries: &[Entry], pixels: &[u8], is_little: bool) -> Vec<u8> {
     let order = |bytes: &[u8]| {
         if is_little { bytes.to_vec() } else { bytes.iter().rev().copied().collect() }
@@ -73,7 +73,7 @@ fn premultiplied_colours_are_as_bright_as_plain_ones() {
         entries.push((338, 3, extra));
         entries
     };
-    // Half of the ink of a colour, on white paper; then nothing.
+    // Half-transparent ink of one colour on white paper, then fully transparent pixels.
     let (plain, multiplied) = ([60, 60, 60, 128], [30, 30, 30, 128]);
     let pixels = |pixel: [u8; 4]| [[pixel; 3], [[0; 4]; 3]].concat().concat();
     let picture = |extra, pixel| levels(&whole(&tiff(&of(extra), &pixels(pixel))).unwrap());

@@ -1,9 +1,9 @@
 //! One client connection from its first byte to its last.
 //!
-//! First come a PROXY protocol header and a TLS handshake, if they are configured; then HTTP/1 or
-//! HTTP/2 is spoken, and both lead to the same [`crate::forward::answer`]. Around that are the
-//! limits: a connection may be told to close, or to release its buffers while it is idle. On
-//! shutdown every answer announces that it is the last one.
+//! First come a PROXY protocol header and a TLS handshake, if configured; then HTTP/1 or HTTP/2,
+//! which both lead to the same [`crate::forward::answer`]. Limits apply throughout: a connection
+//! may be told to close, or to release its buffers while it is idle. On shutdown every answer
+//! announces that it is the last one.
 
 use std::io::{ErrorKind, Result};
 use std::net::{IpAddr, SocketAddr};
@@ -26,8 +26,8 @@ use crate::shard::{Client, Shard};
 use crate::shared::Shared;
 use crate::tls::Tls;
 
-/// Serves a connection that was accepted. When there are too many, an idle one has to go; when none
-/// is idle, this one.
+/// Serves an accepted connection. When there are too many, an idle one is closed; if none is
+/// idle, this one.
 pub(super) fn start(shard: &Rc<Shard>, stream: TcpStream, peer: SocketAddr) {
     let Shared { config, connections, traffic, .. } = &*shard.shared;
     let peer = peer.ip().to_canonical();
@@ -57,14 +57,15 @@ pub(super) fn start(shard: &Rc<Shard>, stream: TcpStream, peer: SocketAddr) {
     });
 }
 
-/// A connection among those that are open; what ends it, be it a panic, takes it off the list.
+/// An entry in the list of open connections. However the connection ends, even by a panic,
+/// this removes it.
 struct Listed {
     shard: Rc<Shard>,
     key: usize,
 }
 
 impl Listed {
-    /// Lists a connection that was taken from the budget of all.
+    /// Lists a connection that is already counted in the shared budget.
     fn new(shard: &Rc<Shard>, client: &Rc<Client>) -> Self {
         Self { shard: Rc::clone(shard), key: shard.clients.add(client) }
     }
@@ -95,8 +96,8 @@ impl Drop for Seat {
     }
 }
 
-/// Of a client that may give orders it matters for which address it asks. Those of this machine can
-/// only ask for this machine.
+/// The address that the client connected to matters if the client may control models: its requests
+/// must name that host. Clients on this machine can only name this machine.
 fn direct_origin(shard: &Shard, ip: IpAddr, stream: &TcpStream) -> Origin {
     let may_order = !ip.is_loopback() && shard.shared.config.allows_model_control_from(ip);
     let local = if may_order { stream.local_addr().ok() } else { None };
@@ -110,7 +111,7 @@ fn origin(shard: &Shard, ip: IpAddr) -> Origin {
     Origin::new(forwarded_for, scheme, is_trusted)
 }
 
-/// Reads from the proxy who the client is.
+/// Reads the client's address from the proxy's header.
 async fn introduce(listed: &Listed, proxy: &Client, mut stream: TcpStream) {
     let shard = &listed.shard;
     let (origin, _seat) = match guarded(proxy, proxy_protocol::read(&mut stream)).await {
@@ -146,12 +147,12 @@ async fn open<S: Transport + 'static>(shard: &Rc<Shard>, client: &Rc<Client>, mu
             }
         }
         None => http1::serve(shard, client, stream, Bytes::new()).await,
-        // In a box, so that the many connections without TLS stay small.
+        // Boxed, so that the many connections without TLS stay small.
         Some(tls) => Box::pin(encrypt(shard, client, tls, stream)).await,
     }
 }
 
-/// Reads until it is certain whether the client begins with the preface of HTTP/2.
+/// Reads until it is certain whether the client begins with the HTTP/2 preface.
 async fn begin<S: AsyncRead + Unpin>(stream: &mut S) -> Result<(bool, Bytes)> {
     let mut first = BytesMut::with_capacity(1024);
     loop {
@@ -176,10 +177,10 @@ async fn encrypt<S: Transport + 'static>(
         None => {}
         Some(Err((error, mut stream))) => {
             tracing::debug!(reason = %error, "TLS handshake failed");
-            // Other errors are those of the network: the client has gone.
+            // Other errors come from the network: the client has gone.
             if error.kind() == ErrorKind::InvalidData {
                 shard.shared.traffic.handshakes_failed.fetch_add(1, Relaxed);
-                // It was told what is wrong, and should get to see that.
+                // The client was told what is wrong, and should get to see it.
                 hang_up(&mut stream).await;
                 linger(shard, client, &mut stream).await;
             }

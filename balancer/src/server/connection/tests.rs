@@ -33,7 +33,7 @@ use crate::config::{Config, Settings};
 use crate::shared::Shared;
 
 thread_local! {
-    /// How often a connection on this thread was looked at that waits without buffers.
+    /// How often a connection without buffers was polled on this thread.
     static PARKED: Cell<u32> = const { Cell::new(0) };
 }
 
@@ -44,7 +44,7 @@ impl Transport for BufReader<DuplexStream> {
     }
 }
 
-/// No test is about the limits of time.
+/// No test here is about time limits.
 const LONG: Duration = Duration::from_hours(100);
 const CLIENT: [u8; 4] = [192, 0, 2, 1];
 
@@ -100,7 +100,7 @@ async fn echo(listener: TcpListener) {
 /// Head, body and length.
 type Message = (String, Vec<u8>, usize);
 
-/// A message that is here completely.
+/// The first message, if all of it has arrived.
 fn message(bytes: &[u8]) -> Option<Message> {
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
     let head = String::from_utf8_lossy(&bytes[..end]).to_ascii_lowercase();
@@ -110,7 +110,7 @@ fn message(bytes: &[u8]) -> Option<Message> {
     Some((head, body.to_vec(), end + length))
 }
 
-/// Carries what a client sends in pieces of these sizes, each after a pause, again and again.
+/// Forwards what a client sends in pieces of these sizes, each after a pause, over and over.
 async fn carry(
     mut from: ReadHalf<DuplexStream>,
     mut to: WriteHalf<DuplexStream>,
@@ -124,7 +124,7 @@ async fn carry(
         if !pause.is_zero() {
             tokio::time::sleep(pause).await;
         }
-        // What was sent in the meantime travels with it.
+        // What was sent in the meantime is included.
         let more = tokio::time::timeout(Duration::ZERO, from.read_buf(&mut waiting));
         drop(more.await);
         let piece = size.min(waiting.len());
@@ -173,13 +173,13 @@ pub(crate) async fn encrypted<S: AsyncRead + AsyncWrite + Unpin>(
     TlsConnector::from(Arc::new(config)).connect(name, stream).await.expect("connected")
 }
 
-/// What a client asks, and what it is answered.
+/// A client's request, and the expected answer.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Ask {
     Live,
     Nothing,
     Post(usize),
-    /// In chunks of these sizes, behind an empty line.
+    /// In chunks of these sizes, after an empty line.
     Chunks(usize, usize),
 }
 
@@ -202,7 +202,7 @@ impl Ask {
         }
     }
 
-    /// Status, and how the body begins and how long it is.
+    /// The expected status and body.
     fn answer(self) -> (u16, Vec<u8>) {
         match self {
             Self::Live => (200, b"{\"live\":true}\n".to_vec()),
@@ -245,7 +245,7 @@ pub(crate) async fn ask_all<S: AsyncRead + AsyncWrite>(stream: S, asks: &[Ask], 
     }
 }
 
-/// Asks one after the other over HTTP/2.
+/// Sends the requests in sequence over HTTP/2.
 pub(crate) async fn ask_each<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
     asks: &[Ask],
@@ -272,7 +272,7 @@ pub(crate) async fn ask_each<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>
     }
 }
 
-/// Runs `work` on a clock that goes ahead whenever nothing else does.
+/// Runs `work` on a clock that advances whenever nothing else can run.
 fn run<F: Future<Output = ()> + 'static>(work: F) {
     let runtime = Builder::new_current_thread()
         .enable_all()
@@ -310,7 +310,7 @@ fn asks() -> impl Strategy<Value = Vec<Ask>> {
     proptest::collection::vec(ask, 1..6)
 }
 
-/// Sizes and pauses, some of which are longer than a connection is left as it is.
+/// Sizes and pauses, some of them long enough for a connection to be parked.
 fn pieces() -> impl Strategy<Value = Vec<(usize, Duration)>> {
     let size = prop_oneof![Just(1_usize << 20), 1_usize..8, 1_usize..2000];
     let pause = proptest::sample::select(vec![0, 0, 1, 60, 300, 1100, 2500, 12_000]);
@@ -356,7 +356,7 @@ proptest! {
 
 #[test]
 fn a_request_that_comes_with_the_end_of_the_handshake_is_answered() {
-    // The pipe waits until the client has sent everything, and then carries it in such pieces.
+    // The pipe waits until the client has sent everything, then forwards it in pieces of this size.
     for size in [1, 7, 100, 1 << 20] {
         run(async move {
             let shard = shard(with_tls(), worker().await);
@@ -400,7 +400,7 @@ fn half_of_the_next_head_waits_and_an_empty_line_is_none() {
 
 #[test]
 fn buffers_are_given_back_whatever_came_before_the_first_request() {
-    // With --h2c the first request is there when it is certain that it is one of HTTP/1.
+    // With --h2c the first request has arrived by the time it is known to be HTTP/1.
     for h2c in [false, true] {
         run(async move {
             let shard = shard(Settings { h2c: Some(h2c), ..Settings::default() }, worker().await);
@@ -450,7 +450,7 @@ fn a_panic_leaves_no_connection_on_the_list() {
     });
 }
 
-/// A policy with a fault.
+/// A policy with a bug.
 #[derive(Debug)]
 struct Faulty;
 
@@ -510,7 +510,7 @@ fn a_panic_while_room_is_handed_out_ends_no_time_limit_and_loses_no_waiting_requ
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let address = listener.local_addr().expect("bound");
         tokio::spawn(async move {
-            // It never answers the first request.
+            // The worker never answers the first request.
             let _held = listener.accept().await;
             echo(listener).await;
         });

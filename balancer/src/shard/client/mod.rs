@@ -1,9 +1,9 @@
-//! One client connection: the phase that it is in, and the time limit of that phase.
+//! One client connection: its phase, and the time limit of that phase.
 //!
-//! A connection is new (header limit), waits for a request (keep-alive limit), receives its head (header limit), is busy
-//! with it (then the request has limits of its own, except that a client must take what it is sent)
-//! or is being closed. All of it is noted with a few stores; once a second the sweep of
-//! [`super::Clients`] asks what is due.
+//! A connection is new (header limit), waits for a request (keep-alive limit), receives its head
+//! (header limit), is busy with it (then the request has its own limits, except that the client
+//! must take what it is sent) or is being closed. All of this is recorded with a few stores; once
+//! per second the sweep of [`super::Clients`] checks what is due.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -19,13 +19,13 @@ use crate::headers::Origin;
 
 /// A client that takes nothing of its answer for this long is given up.
 const MAX_BLOCKED: Duration = Duration::from_secs(30);
-/// After this long without a request hyper's buffers are given back.
+/// hyper's buffers are released after this long without a request.
 const PARK_AFTER: Duration = Duration::from_secs(1);
-/// After this long they are given back if others need some.
+/// They are released after this long if other connections need some.
 pub(super) const RESTED: Duration = Duration::from_millis(20);
 
-/// On shutdown a client that keeps a connection has this long for one more request. Hanging up at
-/// once would cross with requests that are on their way.
+/// On shutdown a client that keeps a connection open has this long for one more request. Hanging up
+/// immediately would cross with requests that are on their way.
 const LAST_REQUEST: Duration = Duration::from_secs(2);
 
 /// A client that knows that its connection ends, and sends nothing for this long, is disconnected.
@@ -39,7 +39,7 @@ const ENDS_WITH_REQUEST: Duration = Duration::from_millis(2);
 /// What a connection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Accepted; nothing was asked yet.
+    /// Accepted; no request has arrived yet.
     New,
     /// Waiting for another request.
     Idle,
@@ -47,53 +47,53 @@ enum Phase {
     Head,
     /// Answering a request.
     Busy,
-    /// Everything was said; what the client still sends is thrown away.
+    /// Everything was sent; what the client still sends is discarded.
     Lingering,
 }
 
-/// How much has arrived of the request that is being answered.
+/// How much of the request being answered has arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Arrival {
     /// No request is being answered.
     None,
-    /// The head of it.
+    /// Its head.
     Head,
-    /// The head; and nothing more will come.
+    /// Its head, and nothing more will come.
     Cut,
     /// The whole request.
     Whole,
-    /// All of it, and with it the end of all that the client sends.
+    /// The whole request, and with it the end of the client's input.
     Last,
 }
 
-/// What the sweep wants of a connection.
+/// What the sweep wants a connection to do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum SweepAction {
-    /// Nothing: the connection goes on.
+    /// Nothing: the connection continues.
     #[default]
     None,
-    /// Give the buffers back.
+    /// Release the buffers.
     Park,
-    /// Close, in the way that the protocol has for it.
+    /// Close in the way that the protocol provides.
     Close,
-    /// Close without any farewell.
+    /// Close without a goodbye.
     Abort,
 }
 
-/// What to do about the end of what a client sends.
+/// What to do when the client's input ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndOfInput {
     /// It ends the connection.
     Counts,
-    /// That is not known before the request has been looked at once more.
+    /// Not known before the request has been polled once more.
     Uncertain,
     /// The client waits for its answer; the connection ends after it.
     Waits,
-    /// The client has probably given up. It still gets an answer that comes at once.
+    /// The client has probably given up. It still gets an answer that comes very soon.
     MayWait,
 }
 
-/// One client connection, as the thread that carries it knows it.
+/// One client connection, as seen by the thread that serves it.
 #[derive(Debug)]
 pub struct Client {
     /// Address and protocol of the client.
@@ -106,7 +106,7 @@ pub struct Client {
     /// When the last answer ended.
     answered: Cell<Option<Instant>>,
     arrival: Cell<Arrival>,
-    /// Whether the end of what the client sends is kept back until the answer is given.
+    /// Whether the end of the client's input is held back until the answer is given.
     is_ending: Cell<bool>,
     /// Whether a request was answered before all of it had arrived.
     is_unread: Cell<bool>,
@@ -116,9 +116,9 @@ pub struct Client {
     is_parked: Cell<bool>,
     /// Whether it is listed among those that may have buffers.
     is_warm: Cell<bool>,
-    /// Whether it carries many requests at a time, whose bytes cannot be told apart here.
+    /// Whether it carries many requests concurrently, whose bytes cannot be told apart here.
     is_multiplexed: Cell<bool>,
-    /// Since when the client knows that it may send no further request.
+    /// When the client was told that it may send no further request.
     told: Cell<Option<Instant>>,
     /// Requests that the client has cancelled since the last sweep.
     pub(super) cancelled: Cell<u32>,
@@ -126,12 +126,12 @@ pub struct Client {
     /// Whether it was told to close to make room for another.
     is_giving_way: Cell<bool>,
     waker: RefCell<Option<Waker>>,
-    /// The tasks that carry its requests, where there are many at a time.
+    /// The tasks that carry its requests, if it carries many concurrently.
     streams: RefCell<HashMap<Id, AbortHandle>>,
 }
 
 impl Client {
-    /// A connection that was just accepted.
+    /// A newly accepted connection.
     pub fn new(origin: Origin, now: Instant) -> Self {
         Self {
             origin,
@@ -157,13 +157,13 @@ impl Client {
         }
     }
 
-    /// The head of a request has arrived, and perhaps that is all of it.
+    /// Notes that the head of a request has arrived; `is_all` if that is the whole request.
     pub fn head_arrived(&self, is_all: bool, now: Instant) {
         self.arrived.set(now);
         self.arrival.set(if is_all { Arrival::Whole } else { Arrival::Head });
     }
 
-    /// All of a request has arrived.
+    /// Notes that all of a request has arrived.
     pub fn body_arrived(&self, now: Instant) {
         self.arrived.set(now);
         if !self.is_multiplexed.get() {
@@ -171,9 +171,9 @@ impl Client {
         }
     }
 
-    /// The connection must not carry another request.
+    /// Notes that the connection must not carry another request.
     pub fn set_last(&self) {
-        // Streams of HTTP/2 have nothing behind them.
+        // In HTTP/2 nothing follows the request on its stream.
         self.is_last.set(!self.is_multiplexed.get());
     }
 
@@ -203,12 +203,12 @@ impl Client {
         }
     }
 
-    /// Whether anything was ever asked, over HTTP/2.
+    /// Whether there was ever a request, over HTTP/2.
     pub fn has_asked(&self) -> bool {
         self.phase.get() != Phase::New
     }
 
-    /// A request has been answered.
+    /// Notes that a request has been answered.
     pub fn end(&self, now: Instant) {
         self.active.set(self.active.get().saturating_sub(1));
         if self.active.get() == 0 {
@@ -227,12 +227,12 @@ impl Client {
         }
     }
 
-    /// The client did not wait for the answer.
+    /// Notes that the client did not wait for an answer.
     pub fn cancel(&self) {
         self.cancelled.set(self.cancelled.get() + 1);
     }
 
-    /// From now on this is a connection that carries many requests at a time.
+    /// Marks it as a connection that carries many requests concurrently.
     pub fn set_multiplexed(&self) {
         self.is_multiplexed.set(true);
     }
@@ -242,7 +242,8 @@ impl Client {
         self.is_multiplexed.get()
     }
 
-    /// Runs `work` as the task that carries one of many requests, so that it can be ended alone.
+    /// Runs `work` as the task that carries one of many requests, so that it can be
+    /// ended on its own.
     pub fn carry(self: &Rc<Self>, work: impl Future<Output = ()> + 'static) {
         let client = Rc::clone(self);
         let task = tokio::task::spawn_local(async move {
@@ -254,7 +255,7 @@ impl Client {
         self.streams.borrow_mut().insert(task.id(), task.abort_handle());
     }
 
-    /// Ends one of many requests whose answer the client does not take; or the connection, if it
+    /// Ends one of many requests, whose answer the client does not take; or the connection, if it
     /// carries nothing else or only has bytes of that answer left.
     pub fn reset(&self, stream: Option<Id>) {
         let task = stream.and_then(|id| self.streams.borrow_mut().remove(&id));
@@ -271,13 +272,13 @@ impl Client {
         self.is_unread.get()
     }
 
-    /// Notes that bytes of the client were received.
+    /// Notes that bytes from the client were received.
     pub fn received(&self, now: Instant) {
         if self.is_multiplexed.get() {
             return;
         }
         match self.phase.get() {
-            // Its time has run since it was accepted.
+            // Its time limit has been running since it was accepted.
             Phase::New => self.phase.set(Phase::Head),
             Phase::Idle => {
                 self.phase.set(Phase::Head);
@@ -287,7 +288,7 @@ impl Client {
         }
     }
 
-    /// The client sends nothing more.
+    /// Notes that the client sends nothing more; returns what to do about it.
     pub fn ended(&self, now: Instant) -> EndOfInput {
         match self.arrival.get() {
             Arrival::Head => {
@@ -308,7 +309,7 @@ impl Client {
         }
     }
 
-    /// What was received turned out to be nothing.
+    /// Notes that what was received turned out to be nothing.
     pub fn received_nothing(&self) {
         if self.phase.get() == Phase::Head
             && let Some(answered) = self.answered.get()
@@ -318,7 +319,7 @@ impl Client {
         }
     }
 
-    /// Bytes were sent, or could not be.
+    /// Notes that bytes were sent, or could not be.
     pub fn sent(&self, is_blocked: bool, now: Instant) {
         if !is_blocked || !self.is_blocked.get() {
             self.is_blocked.set(is_blocked);
@@ -328,31 +329,31 @@ impl Client {
         }
     }
 
-    /// Everything was said: the client has a while to see it.
+    /// Notes that everything was sent: the client gets a while to read it.
     pub fn linger(&self, now: Instant) {
         self.phase.set(Phase::Lingering);
         self.since.set(now);
     }
 
-    /// The client was told to send no further request.
+    /// Notes that the client was told to send no further request.
     pub fn tell(&self, now: Instant) {
         if self.told.get().is_none() {
             self.told.set(Some(now));
         }
     }
 
-    /// Notes whether hyper's buffers are given back.
+    /// Notes whether hyper's buffers are released.
     pub fn set_parked(&self, is_parked: bool) {
         self.is_parked.set(is_parked);
     }
 
-    /// Notes that it gets buffers; true if it has to be listed among those that have some.
+    /// Notes that it gets buffers; true if it has to be added to the list of those that have some.
     pub(super) fn warm_up(&self) -> bool {
         self.is_parked.set(false);
         !self.is_warm.replace(true)
     }
 
-    /// Gives the buffers back if it rests; false if it goes on having them.
+    /// Releases the buffers if it rests; false if it keeps them.
     pub(super) fn cool_down(&self, now: Instant) -> bool {
         let is_parked = self.is_parked.get();
         let rests = self.phase.get() == Phase::Idle
@@ -367,12 +368,12 @@ impl Client {
         rests || is_parked
     }
 
-    /// Whether there are buffers, and nothing in them that the client has not taken.
+    /// Whether there are buffers, with nothing in them that the client has yet to take.
     fn may_park(&self) -> bool {
         !self.is_parked.get() && !self.is_blocked.get()
     }
 
-    /// Notes who to wake.
+    /// Stores the waker of the connection's task.
     pub fn set_waker(&self, waker: &Waker) {
         let mut known = self.waker.borrow_mut();
         if known.as_ref().is_none_or(|known| !known.will_wake(waker)) {
@@ -380,18 +381,19 @@ impl Client {
         }
     }
 
-    /// Forgets who to wake: where a connection is still listed, its task should not be kept.
+    /// Forgets the waker: while a closed connection is still listed, its task should not be kept.
     pub(super) fn forget_waker(&self) {
         self.waker.take();
     }
 
-    /// What the sweep wants, once.
+    /// Takes what the sweep wants.
     pub fn take_order(&self) -> SweepAction {
         self.order.take()
     }
 
-    /// Since when there has been no request, and whether the first bytes of one are there; nothing
-    /// while one is answered.
+    /// Whether a request may be on its way (the connection is new, or part of a head has arrived),
+    /// and since when the connection has waited. `None` while a request is being answered, or if
+    /// the connection gives way already.
     pub(super) fn waiting_since(&self) -> Option<(bool, Instant)> {
         let has_begun = match self.phase.get() {
             Phase::Busy => return None,
@@ -407,7 +409,7 @@ impl Client {
         self.waiting_since().is_some()
     }
 
-    /// Whether there are requests that are being answered.
+    /// Whether any request is being answered.
     pub fn is_busy(&self) -> bool {
         self.active.get() > 0
     }
@@ -417,7 +419,7 @@ impl Client {
         self.is_blocked.get()
     }
 
-    /// Closes to make room for another.
+    /// Tells the connection to close to make room for another.
     pub(super) fn give_way(&self) {
         self.is_giving_way.set(true);
         self.order.set(SweepAction::Close);

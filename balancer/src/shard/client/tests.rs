@@ -1,4 +1,4 @@
-//! Which limit a client hits after what it did and did not do.
+//! Which limit a client hits, depending on what it did and did not do.
 
 use http::HeaderValue;
 

@@ -1,16 +1,17 @@
-//! Checksums of frames that a program sends again.
+//! Checksums of frames that a program captures and sends again.
 //!
-//! Devices within one machine leave the checksums of TCP and UDP to hardware, and there is none. A frame
-//! that was taken from such a device has a part of its checksum only, and a receiver that gets it
-//! from a program, and not from the device, checks it: RFC 1071, over the pseudo-header of RFC 793.
+//! Devices within one machine leave the checksums of TCP and UDP to hardware, and there is none. A
+//! frame captured from such a device therefore has only a part of its checksum, and a receiver that
+//! gets the frame from a program rather than the device verifies it: RFC 1071, over the
+//! pseudo-header of RFC 793.
 
 const ETHERNET_HEADER: usize = 14;
 const IPV4: [u8; 2] = [0x08, 0x00];
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
-/// Writes the checksum of the TCP segment, or of the UDP datagram, that an Ethernet frame holds whole.
-/// Fragments have theirs already.
+/// Writes the checksum of the TCP segment or UDP datagram that an Ethernet frame contains whole.
+/// Fragments already have theirs.
 pub(super) fn complete(frame: &mut [u8]) {
     if frame.get(12..ETHERNET_HEADER) != Some(&IPV4) {
         return;
@@ -40,7 +41,7 @@ pub(super) fn complete(frame: &mut [u8]) {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     let [.., high, low] = (!sum).to_be_bytes();
-    // In UDP a zero says that there is no checksum; both have the same value.
+    // In UDP, zero means that there is no checksum; all ones have the same value.
     let is_zero = [high, low] == [0, 0] && protocol == UDP;
     let checksum = if is_zero { [0xff, 0xff] } else { [high, low] };
     segment[at..at + 2].copy_from_slice(&checksum);
@@ -63,7 +64,7 @@ mod tests {
         frame.extend([0x08, 0, 0x45, 0, 0, total, 0, 1, fragment, 0, 64, protocol, 0, 0]);
         frame.extend([10, 10, 1, 1, 10, 10, 1, 2]);
         frame.extend(segment);
-        // What is too short for Ethernet is filled up, and is no part of the packet.
+        // Ethernet pads short packets, and the padding is not part of the packet.
         frame.extend([0xee; 5]);
         frame
     }

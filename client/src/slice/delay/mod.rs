@@ -1,8 +1,8 @@
 //! `slice delay`: delays packets between two devices, on kernels without netem.
 //!
-//! It runs in the namespace that `up --emulate-latency` puts between the ends of a link. Whatever
-//! arrives at one device leaves at the other one when the link's delay is over, in the same order. As
-//! many frames are held as the kernel's own delay holds, and what comes beyond that is lost.
+//! It runs in the namespace that `up --emulate-latency` puts between the ends of a link. Frames
+//! that arrive at one device leave from the other after the link's delay, in the same order. It
+//! holds as many frames as the kernel's own delay does, and drops any beyond that.
 
 #[cfg(target_os = "linux")]
 mod checksum;
@@ -16,14 +16,14 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-/// What it says once it holds frames back.
+/// Printed once frames are delayed.
 const READY: &str = "ready";
 
 /// Arguments of `slice delay`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Two devices of this namespace, and how long what comes from the first and from the second one is
-    /// held: `NEAR:FAR:5ms:5ms`.
+    /// Two devices of this namespace, and how long frames from the first and from the second one
+    /// are held: `NEAR:FAR:5ms:5ms`.
     #[arg(required = true)]
     pub holds: Vec<Hold>,
 }
@@ -31,13 +31,13 @@ pub struct Args {
 /// Two devices, and how long frames take from one to the other and back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hold {
-    /// A device.
+    /// One device.
     pub near: String,
-    /// The other one.
+    /// The other device.
     pub far: String,
-    /// How long what comes from the first one is held.
+    /// How long frames from `near` are held.
     pub forth: Duration,
-    /// How long what comes from the other one is held.
+    /// How long frames from `far` are held.
     pub back: Duration,
 }
 
@@ -68,7 +68,7 @@ impl FromStr for Hold {
     }
 }
 
-/// Holds frames back until a device is gone or this program is ended.
+/// Delays frames until a device is gone or this program is ended.
 pub(crate) fn run(args: &Args, out: &mut dyn Write) -> Result<()> {
     #[cfg(target_os = "linux")]
     let result = relay::run(&args.holds, out);

@@ -1,7 +1,7 @@
-//! Takes frames from one device and sends them from another when their time has come.
+//! Receives frames from one device and sends them from another once their delay is over.
 //!
-//! Each direction has a thread that takes frames and one that sends them, so that sending late never
-//! makes the next one late as well.
+//! Each direction has one thread that receives frames and one that sends them, so that a late frame
+//! never makes the next one late as well.
 
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::IntoRawFd;
@@ -18,15 +18,15 @@ use tokio::time::Instant;
 
 use super::{Hold, READY, checksum};
 
-/// As many as the kernel's delay is told to hold.
+/// As many as the kernel's delay is configured to hold.
 const MOST_FRAMES: usize = 10_000;
-/// Frames are not always short.
+/// A limit in bytes as well, since frames are not always short.
 const MOST_BYTES: usize = 32 << 20;
-/// What may arrive while this program waits for a processor.
+/// Room for frames that arrive while this program waits for a processor.
 const RECEIVE_BUFFER: usize = 8 << 20;
 const LONGEST_FRAME: usize = 66_000;
 
-/// A device, to take frames from and to send frames to.
+/// The receiving and the sending side of a device.
 type Ends = (Box<dyn DataLinkReceiver>, Box<dyn DataLinkSender>);
 
 /// A frame, and when it leaves.
@@ -49,8 +49,8 @@ pub(super) fn run(holds: &[Hold], out: &mut dyn Write) -> Result<()> {
     Err(anyhow::Error::new(end.recv()?).context("a device is gone"))
 }
 
-/// Has sleeps end when they should, whatever else the machine does: without the 50 us that they may be
-/// late, and before others. Threads inherit both.
+/// Makes sleeps end on time, whatever else the machine does: without the 50 us that they may be
+/// late, and with priority over other processes. Threads inherit both.
 fn be_on_time() {
     const FIRST: i32 = -20;
     let is_exact = std::fs::write("/proc/self/timerslack_ns", "1");
@@ -63,7 +63,7 @@ fn be_on_time() {
 fn open(device: &str) -> Result<Ends> {
     let found = pnet_datalink::interfaces().into_iter().find(|it| it.name == device);
     let interface = found.with_context(|| format!("there is no device `{device}`"))?;
-    // Of no protocol until it is bound: frames of other devices are none of its business.
+    // No protocol until the socket is bound, so that it receives no frames of other devices.
     let (family, kind, flags) = (AddressFamily::PACKET, SocketType::RAW, SocketFlags::CLOEXEC);
     let socket = rustix::net::socket_with(family, kind, flags, None)?;
     rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER)?;
@@ -79,7 +79,7 @@ fn open(device: &str) -> Result<Ends> {
     }
 }
 
-/// Passes frames on in one direction, from now on.
+/// Starts to forward frames in one direction.
 fn pass(
     from: Box<dyn DataLinkReceiver>,
     mut to: Box<dyn DataLinkSender>,
@@ -102,7 +102,7 @@ fn start(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
     thread::Builder::new().spawn(work).map(drop)
 }
 
-/// Takes frames until the device is gone.
+/// Receives frames until the device is gone.
 fn receive(
     mut from: Box<dyn DataLinkReceiver>,
     mut take: impl FnMut(&mut [u8]),
@@ -119,7 +119,7 @@ fn receive(
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => {
-                // Whoever waits for the end needs the first one only.
+                // `run` waits for the first error only.
                 let _first = ended.send(error);
                 return;
             }
@@ -127,7 +127,7 @@ fn receive(
     }
 }
 
-/// Keeps a frame until its time has come; loses it if there are too many.
+/// Queues a frame until its delay is over; drops it if too much is queued.
 fn hold(
     frame: &[u8],
     delay: Duration,
@@ -143,7 +143,7 @@ fn hold(
     }
 }
 
-/// Sends what is held, each when its time has come.
+/// Sends the queued frames, each when its delay is over.
 #[expect(clippy::disallowed_methods, reason = "waiting is what this is for")]
 fn send(waiting: &Receiver<DelayedFrame>, to: &mut dyn DataLinkSender, held_bytes: &AtomicUsize) {
     for DelayedFrame { until, frame } in waiting {
@@ -153,7 +153,7 @@ fn send(waiting: &Receiver<DelayedFrame>, to: &mut dyn DataLinkSender, held_byte
     }
 }
 
-/// A frame that the device does not take is lost, as on a wire.
+/// Sends a frame. If the device does not accept it, it is lost, as on a wire.
 fn lose_or_send(to: &mut dyn DataLinkSender, frame: &[u8]) {
     let _sent = to.send_to(frame, None);
 }

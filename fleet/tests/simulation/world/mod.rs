@@ -26,12 +26,12 @@ use crate::checks;
 use crate::machine::{Machine, Mode, Outcome};
 use crate::request::{Held, Request, VirtualTime};
 
-/// Faults and arrivals end then.
+/// When faults and arrivals end.
 const TROUBLE: Duration = Duration::from_secs(6);
-/// So long after that all endpoints are available again: the longest ejection, and the probes of one
-/// that was down.
+/// How long after that all endpoints are available again: the longest ejection, and the probes of
+/// an endpoint that was down.
 const AFTERMATH: Duration = Duration::from_secs(4);
-/// Share of the requests that may be retried at a time.
+/// Percentage of the requests that may be in a retry concurrently.
 pub(crate) const RETRY_PERCENT: u32 = 20;
 const MODELS: [&str; 3] = ["mnist", "mobilenet_v2", "oracle"];
 
@@ -39,12 +39,12 @@ const MODELS: [&str; 3] = ["mnist", "mobilenet_v2", "oracle"];
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
     Arrive,
-    /// The connection of an attempt is there, or not.
+    /// The connection of an attempt is established, or fails.
     Connect {
         request: usize,
         attempt: u32,
     },
-    /// What became of an attempt that was sent.
+    /// The outcome of an attempt that was sent.
     Answer {
         request: usize,
         attempt: u32,
@@ -56,7 +56,7 @@ enum Event {
         stream: usize,
         is_cut: bool,
     },
-    /// An attempt that is connecting takes long, or too long.
+    /// Connecting takes long, or too long.
     SlowConnect {
         request: usize,
         attempt: u32,
@@ -107,7 +107,7 @@ pub(crate) struct World {
     /// Every endpoint there ever was, and the attempts on it.
     pub(crate) endpoints: BTreeMap<EndpointId, (Arc<Endpoint>, Rc<Cell<u32>>)>,
     called: Arc<Called>,
-    /// Since when all is well.
+    /// When the trouble ended.
     over_since: Option<Instant>,
     /// Since when requests have been waiting: at the latest, and at the earliest.
     pub(crate) stands_since: Option<Instant>,
@@ -117,7 +117,7 @@ pub(crate) struct World {
     /// Requests that could be hedged, and those that were.
     hedgeable: usize,
     hedges: usize,
-    /// Whether a request goes on whose turn has come.
+    /// Whether a request whose turn has come is being continued.
     pub(crate) is_turn: bool,
     log: Option<Vec<String>>,
     /// Whether the history is printed as it happens.
@@ -188,10 +188,10 @@ impl World {
         world
     }
 
-    /// Runs to the end, and tells what happened if that was asked for.
+    /// Runs to the end; returns what happened, if it was logged.
     pub(crate) fn run(mut self) -> Vec<String> {
         while let Some(Reverse((at, _, event))) = self.events.pop() {
-            // What is overdue after the clock stood still happens now.
+            // Events that are overdue after a pause of the clock happen now.
             self.time.0.set(at.max(self.now()));
             self.note(|| format!("{event:?}"));
             let generation = self.pool().snapshot().generation();
@@ -251,7 +251,7 @@ impl World {
         }
     }
 
-    /// Makes the machines that are listed the pool.
+    /// Replaces the pool's list by the listed machines.
     fn list(&mut self) {
         let address = |number: usize| {
             SocketAddr::from(([10, 0, 0, 1], u16::try_from(number + 1).expect("few")))
@@ -317,7 +317,7 @@ impl World {
     }
 }
 
-/// What the pool works by: everything is over soon.
+/// The settings of the pool: all its times are short.
 fn settings(rng: &mut SmallRng) -> Settings {
     Settings {
         limits: Limits {
@@ -360,7 +360,7 @@ impl Called {
     }
 }
 
-/// What wakes a request that waits.
+/// Wakes a waiting request.
 struct Call {
     request: usize,
     called: Arc<Called>,

@@ -1,4 +1,4 @@
-//! The way of a request: what the dispatcher decides about it is done, in virtual time.
+//! The path of a request: carries out the dispatcher's decisions in virtual time.
 
 use std::sync::Arc;
 use std::task::Waker;
@@ -68,7 +68,7 @@ impl World {
         self.go(number, step);
     }
 
-    /// Does what was decided about a request.
+    /// Carries out the decision about a request.
     pub(super) fn go(&mut self, request: usize, step: Step<Answer>) {
         self.note(|| format!("  {request}: {}", shown(&step)));
         match step {
@@ -116,14 +116,14 @@ impl World {
         if why == Why::First
             && let Some(hedging) = &self.view.fleet().hedging
         {
-            // Without the hundred answers that it would take to know better.
+            // The delay without the hundred answers that an estimate would take.
             let delay = hedging.begin().unwrap_or(Duration::from_millis(60));
             self.hedgeable += 1;
             self.plan(delay, Event::Hedge { request: number, attempt });
         }
     }
 
-    /// The attempt of a request that goes on, with its place among them.
+    /// The position of a running attempt among those of its request.
     pub(super) fn running(&self, request: usize, attempt: u32) -> Option<usize> {
         let it = self.requests.get(&request)?;
         it.running.iter().position(|running| running.number == attempt)
@@ -216,7 +216,7 @@ impl World {
         }
     }
 
-    /// An attempt came to this end.
+    /// Continues after an attempt ended with this result.
     pub(super) fn ended(
         &mut self,
         request: usize,
@@ -230,7 +230,7 @@ impl World {
         if let Ok(answer) = &mut result
             && let Some(held) = answer.on_its_way.take()
         {
-            // From now on the client reads it, and nothing is decided about it any more.
+            // From now on the client reads it, and no more decisions are made about it.
             self.streams.insert(stream, held);
             let rest = Duration::from_millis(self.rng.random_range(1..50));
             self.plan(rest, Event::Rest { stream, is_cut });
@@ -276,7 +276,7 @@ impl World {
         let notice = running.held.attempt().failed(&pool, &failure, now);
         match &failure {
             Failure::Unreached(_) | Failure::Broken { .. } => self.count_failure(&endpoint, before),
-            // Only where no limit on the time is a client's own.
+            // It counts only if no deadline is a client's own.
             Failure::Deadline if self.is_calm => {}
             Failure::Stale { .. }
             | Failure::Deadline
@@ -323,7 +323,7 @@ impl World {
         self.tell(&changes);
     }
 
-    /// A request failed by the fault of an endpoint that was in this state.
+    /// Counts a failed request that is the fault of an endpoint, which was in this state before.
     fn count_failure(&mut self, endpoint: &Endpoint, before: State) {
         *self.failures.entry(endpoint.id()).or_default() += 1;
         checks::after_a_failure(self, endpoint, before);
@@ -337,7 +337,8 @@ impl World {
         let (wait, now) = (self.waits, self.now());
         checks::before_a_wait(self, &self.requests[&request], until);
         let it = self.requests.get_mut(&request).expect("it is alive");
-        // A rescue or a first attempt avoids nothing; a retry what it has tried, if there is more.
+        // A rescue or a first attempt avoids nothing; a retry avoids what it tried, if others
+        // exist.
         let avoided = it.failed_on.clone();
         it.has_waited = true;
         it.waiting = Some(Waiting { waiter, joined: now, number: wait, avoided });
@@ -351,7 +352,7 @@ impl World {
         self.called.call(request);
     }
 
-    /// Goes on with the requests whose turn has come, in the order in which they came.
+    /// Continues the requests whose turn has come, in the order of their arrival.
     pub(super) fn go_on(&mut self) {
         let mut called = self.called.take();
         while !called.is_empty() {
@@ -362,7 +363,7 @@ impl World {
             called.sort_by_key(|request| place(self, request));
             for request in called {
                 if !self.is_calm && self.rng.random_bool(0.02) {
-                    // Its client leaves at the very moment.
+                    // Its client leaves at this very moment.
                     self.leave(request);
                 }
                 let Some(it) = self.requests.get(&request) else { continue };
@@ -399,7 +400,7 @@ impl World {
         }
     }
 
-    /// Connecting takes long: another endpoint is tried as well.
+    /// Tries another endpoint as well, because connecting takes long.
     pub(super) fn detour(&mut self, request: usize, attempt: u32) {
         let Some(place) = self.running(request, attempt) else { return };
         let (now, it) = (self.now(), &self.requests[&request]);
@@ -465,7 +466,7 @@ impl World {
         }
     }
 
-    /// The client does not wait any longer: everything of its request is dropped.
+    /// The client stops waiting: its request is dropped with everything that belongs to it.
     pub(super) fn leave(&mut self, request: usize) {
         drop(self.requests.remove(&request));
     }

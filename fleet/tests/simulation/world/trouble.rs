@@ -1,4 +1,4 @@
-//! What goes wrong, what operators do, and what probes find of it.
+//! Faults, actions of operators, and what probes notice of them.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ impl World {
                 self.list();
             }
             4 => {
-                // The whole machine stands still: what is due meanwhile happens too late.
+                // The whole machine is paused: events that are due meanwhile happen too late.
                 let pause = Duration::from_millis(self.rng.random_range(100..2500));
                 self.time.0.set(self.now() + pause);
             }
@@ -84,14 +84,14 @@ impl World {
         }
     }
 
-    /// Every machine is probed, and tells its models if it is well.
+    /// Probes every machine, which reports its models if it is well.
     pub(super) fn probe(&mut self) {
         for machine in 0..self.machines.len() {
             let Some(endpoint) = self.endpoint_of(machine) else { continue };
             let (pool, now) = (self.pool(), self.now());
             let sign = self.machines[machine].mode.probe();
             let (was_silent, generation) = (endpoint.is_silent(), pool.snapshot().generation());
-            // A worker that leaves, or loads its models, says so before it stops or is ready.
+            // A worker that leaves, or loads its models, reports that before it stops or is ready.
             let may_be_unready = !self.is_calm && self.over_since.is_none() && sign.is_some();
             let is_unready = may_be_unready && self.rng.random_bool(0.05);
             let changes = if is_unready {
@@ -115,7 +115,7 @@ impl World {
         self.plan(Duration::from_millis(200), Event::Probe);
     }
 
-    /// From now on all is well.
+    /// Ends the trouble: from now on all is well.
     pub(super) fn end_of_trouble(&mut self) {
         self.over_since = Some(self.now());
         self.arrivals = self.arrived;

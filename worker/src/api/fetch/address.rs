@@ -1,11 +1,11 @@
-//! Which addresses a user may make this worker connect to: only those of the public internet.
+//! Which addresses a user may make this worker connect to: only those on the public internet.
 //!
 //! Private, loopback, link-local (where clouds keep their metadata), multicast and reserved ranges
-//! are refused, and so are the IPv6 forms that carry an IPv4 address of such a range.
+//! are refused, and so are IPv6 addresses that embed an IPv4 address from such a range.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Whether an address is of the public internet.
+/// Whether an address is on the public internet.
 pub(super) fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_public_v4(address),
@@ -36,7 +36,7 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
     match segments {
         // IPv4-mapped, and NAT64's well-known prefix.
         [0, 0, 0, 0, 0, 0xFFFF, ..] | [0x64, 0xFF9B, 0, 0, 0, 0, ..] => is_public_v4(last_four()),
-        // 6to4 carries its IPv4 address in front.
+        // 6to4 has its IPv4 address right after the prefix.
         [0x2002, high, low, ..] => {
             let [a, b] = high.to_be_bytes();
             let [c, d] = low.to_be_bytes();

@@ -1,4 +1,4 @@
-//! Where a redirect leads: the few forms of a `Location` header, joined to the address it came from.
+//! Where a redirect leads: the few forms of a `Location` header, resolved against its origin.
 
 use axum::http::Uri;
 

@@ -2,8 +2,8 @@
 //!
 //! Only http and https are fetched. Every address that a name resolves to must be public, the
 //! connection goes to exactly those addresses, and each redirect is checked again. Time and size
-//! are bounded (the unpacked size, if a server compresses its answer unasked), and a client learns
-//! nothing that it could not have seen itself.
+//! are bounded (the unpacked size, if a server compresses its response unasked), and a client
+//! learns nothing that it could not have found out itself.
 
 mod address;
 mod location;
@@ -32,11 +32,11 @@ use crate::config::FetchRules;
 
 /// Longest time for all hops together.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Most redirects that are followed.
+/// Most redirects to follow.
 const MOST_HOPS: usize = 5;
-/// Fetches at once; each holds a thread.
+/// Number of concurrent fetches; each holds a thread.
 const AT_ONCE: usize = 4;
-/// What is read at a time.
+/// Number of bytes read at a time.
 const PIECE: usize = 64 << 10;
 
 /// Fetches images by their address, from public hosts only.
@@ -76,7 +76,7 @@ impl Fetcher {
         }
     }
 
-    /// The bytes behind an address.
+    /// Fetches the bytes at an address.
     pub(super) async fn fetch(&self, address: &str, arrival: &Arrival) -> Result<Bytes, Problem> {
         if !self.enabled {
             return Err(Problem::Malformed("images by address are turned off here".to_owned()));
@@ -104,7 +104,7 @@ impl Fetcher {
     }
 }
 
-/// Follows redirects until there is an image, or a reason why not.
+/// Follows redirects until it reaches an image or fails.
 fn walk(
     agent: &Agent,
     mut uri: Uri,
@@ -130,7 +130,7 @@ fn walk(
     Err(failed("too many redirects"))
 }
 
-/// The bytes of an answer, decompressed if it is compressed.
+/// The bytes of a response, decompressed if necessary.
 fn take(
     answer: Response<Body>,
     max_bytes: usize,

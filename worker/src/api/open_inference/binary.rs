@@ -1,6 +1,6 @@
-//! Cuts a request body into its JSON and the binary tensors behind it.
+//! Splits a request body into its JSON and the binary tensors after it.
 //!
-//! The sizes come from the client and are checked to sum to what was sent: nothing is left over and
+//! The sizes come from the client and must add up to the bytes sent: nothing is left over and
 //! nothing is read twice.
 
 use axum::body::Bytes;
@@ -10,17 +10,17 @@ use super::JSON_LENGTH;
 use crate::api::Problem;
 use crate::api::problem::quoted;
 
-/// A body taken apart.
+/// A body split into its parts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Parts {
     pub(super) json: Bytes,
-    /// What is left for binary tensors.
+    /// The remaining bytes, for binary tensors.
     pub(super) rest: Bytes,
-    /// Whether there is no JSON at all: the rest is the one tensor of the model.
+    /// Whether there is no JSON at all: the rest is the model's only tensor.
     pub(super) is_raw: bool,
 }
 
-/// Splits a body where its header says.
+/// Splits a body after the JSON length given in the header.
 pub(super) fn split(headers: &HeaderMap, mut body: Bytes) -> Result<Parts, Problem> {
     let Some(length) = headers.get(JSON_LENGTH) else {
         return Ok(Parts { json: body, rest: Bytes::new(), is_raw: false });

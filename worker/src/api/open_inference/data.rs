@@ -1,7 +1,7 @@
 //! The `data` of a JSON tensor: flat or nested lists, kept as plain elements while they are read.
 //!
-//! Their number is known from the shape, so that one more ends the reading. A list has either lists or
-//! elements, as for Triton.
+//! Their number is known from the shape, so one too many stops the parsing. A list contains either
+//! lists or elements, as in Triton.
 
 use std::fmt;
 
@@ -30,7 +30,7 @@ struct Gathered {
     count: usize,
 }
 
-/// What an item of a list was.
+/// Whether an item was a list or an element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Level {
     List,

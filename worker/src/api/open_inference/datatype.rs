@@ -34,7 +34,7 @@ pub(super) enum Elements {
 }
 
 impl Elements {
-    /// How many there are.
+    /// Number of elements.
     pub(super) fn len(&self) -> usize {
         match self {
             Self::Numbers(numbers) => numbers.len(),
@@ -60,7 +60,7 @@ const NAMES: [(&str, Datatype); 13] = [
 ];
 
 impl Kind {
-    /// The type of such a tensor on the wire.
+    /// The wire type of such a tensor.
     pub(super) fn datatype(self) -> Datatype {
         match self {
             Self::Float => Datatype::Fp32,
@@ -75,7 +75,7 @@ impl Datatype {
         NAMES.iter().find(|(_, known)| *known == self).map_or("BYTES", |(name, _)| name)
     }
 
-    /// The type of that name.
+    /// The type with that name.
     pub(super) fn parse(name: &str) -> Result<Self, Problem> {
         let known = NAMES.iter().find(|(known, _)| *known == name);
         known
@@ -83,7 +83,7 @@ impl Datatype {
             .ok_or_else(|| Problem::Malformed(format!("unknown datatype {}", quoted(name))))
     }
 
-    /// Bytes of one element; none for `BYTES`, whose elements say their own length.
+    /// Bytes per element; `None` for `BYTES`, whose elements carry their own length.
     pub(super) fn width(self) -> Option<usize> {
         match self {
             Self::Bool | Self::Uint8 | Self::Int8 => Some(1),
@@ -94,7 +94,7 @@ impl Datatype {
         }
     }
 
-    /// Bytes of one element in [`Elements`], less what a text has.
+    /// Bytes per element in [`Elements`], without the contents of a text.
     pub(super) fn size_in_memory(self) -> usize {
         if self == Self::Bytes { size_of::<Vec<u8>>() } else { size_of::<f64>() }
     }
@@ -110,7 +110,7 @@ impl Datatype {
         Some(Elements::Numbers(bytes.chunks_exact(width).map(|bytes| self.number(bytes)).collect()))
     }
 
-    /// One number from exactly as many bytes as it has.
+    /// Decodes one number from exactly as many bytes as its type has.
     fn number(self, bytes: &[u8]) -> f64 {
         let mut eight = [0; 8];
         eight[..bytes.len()].copy_from_slice(bytes);

@@ -15,7 +15,7 @@ pub(super) async fn server() -> Json<Value> {
     }))
 }
 
-/// Metadata of one version; `versions` are all that answer.
+/// Metadata of one version; `versions` are all that are ready.
 pub(super) fn model(served: &Served, versions: &[u64]) -> Value {
     json!({
         "name": served.model,
@@ -33,7 +33,7 @@ pub(super) fn config(served: &Served) -> Value {
         let one = |spec: &TensorSpec| {
             let unit = spec.shape.is_empty().then_some(1);
             let dims: Vec<usize> = spec.shape.iter().copied().chain(unit).collect();
-            // Triton's own image client asks how the pixels lie.
+            // Triton's own image client reads the pixel layout from this.
             let format = if dims.len() == 3 { "FORMAT_NHWC" } else { "FORMAT_NONE" };
             let kind = format!("TYPE_{}", triton_name(spec.kind));
             json!({"name": spec.name, "data_type": kind, "format": format, "dims": dims})

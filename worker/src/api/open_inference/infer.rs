@@ -1,7 +1,7 @@
 //! `…/infer`: tensors in, tensors out.
 //!
-//! Inputs are checked against the model's signature and cut into rows, which go the same way as
-//! those of every other protocol. Outputs are JSON, or binary where the client asks for it.
+//! Inputs are checked against the model's signature and cut into rows, which take the same path as
+//! those of every other protocol. Outputs are JSON, or binary if the client asks for it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use crate::api::{App, Arrival, Problem};
 use crate::repository::{Cell, Version};
 use crate::serving::Served;
 
-/// How often the bytes of a text are kept: as they came, and as a cell of a row.
+/// Number of copies kept of a text: one as received, one as a cell of a row.
 const COPIES: usize = 2;
 
 /// One input, read and checked.
@@ -96,11 +96,11 @@ fn ask(
         let rows = cut(vec![tensor], &specs, rows, &mut charge)?;
         return Ok(Asked { id: None, choices, rows, charge });
     }
-    // Names and the description of each input, a few times their text.
+    // What is parsed of it, names and descriptions of tensors, is about as long as its text.
     charge.grow(parts.json.len())?;
     let json = parts.json.clone();
     if json.trim_ascii_start().starts_with(b"[") {
-        // As fields without their names it would be read, or refused in words of this program's code.
+        // serde would read a list as fields without names, or refuse it in terms of this code.
         return Err(Problem::Malformed("the request is a list, expected an object".to_owned()));
     }
     let request: Request<'_> = serde_json::from_slice(&json)
@@ -193,7 +193,7 @@ fn rows(
     cut(complete, specs, count, charge)
 }
 
-/// Reads one input's elements, from its JSON or from the bytes behind it.
+/// Reads one input's elements, from its JSON or from the bytes after it.
 fn read(
     input: &Input<'_>,
     spec: &TensorSpec,
@@ -220,7 +220,7 @@ fn read(
         ))
     })?;
     rows::check_count(rows)?;
-    // No element is shorter than a digit and a comma, or its bytes.
+    // An element takes at least a digit and a comma, or its bytes.
     let given = input.data.map_or(parts.rest.len(), |json| json.get().len() / 2 + 1);
     if count > given {
         return Err(wrong(&format!("fewer elements than the {count} of its shape")));
@@ -249,7 +249,7 @@ fn read(
     Ok(Tensor { rows, elements })
 }
 
-/// Rows and elements of a batch of rows of `row_shape`; dimensions of one more or less change nothing.
+/// Rows and elements of a batch of rows of `row_shape`; dimensions of size 1 are ignored.
 fn batch(shape: &[u64], row_shape: &[usize]) -> Option<(usize, usize)> {
     let (rows, rest) = shape.split_first()?;
     let given = rest.iter().copied().filter(|size| *size != 1);
@@ -261,7 +261,7 @@ fn batch(shape: &[u64], row_shape: &[usize]) -> Option<(usize, usize)> {
     Some((rows, rows.checked_mul(row_shape.iter().product())?))
 }
 
-/// A body that is nothing but the one tensor of a model, whose size says how many rows it has.
+/// Reads a body that is only a model's tensor; its size determines the number of rows.
 fn raw(specs: &[TensorSpec], parts: &mut Parts, charge: &mut Charge) -> Result<Tensor, Problem> {
     let [spec] = specs else {
         return Err(Problem::Malformed(format!(

@@ -1,8 +1,9 @@
 //! The Open Inference Protocol v2 under `/v2`, as Triton and `KServe` speak it: JSON and binary
 //! tensors, the model repository and the statistics.
 //!
-//! Every answer is JSON and every error `{"error": "…"}` with a status that is not 2xx, which is
-//! what makes the public clients raise their own exceptions.
+//! Answers are JSON, with binary tensors behind it if the request asks for them. Every error is
+//! `{"error": "…"}` with a non-2xx status, which makes the public clients raise their own
+//! exceptions.
 
 mod binary;
 mod data;
@@ -33,10 +34,10 @@ use super::operator::no_pages;
 use super::{App, Arrival, Problem};
 use crate::serving::{Selector, Served};
 
-/// The header that says how long the JSON before the binary tensors is.
+/// Header with the length of the JSON before the binary tensors.
 pub(super) const JSON_LENGTH: &str = "inference-header-content-length";
 
-/// The routes of the protocol, less the health ones.
+/// The routes of the protocol, except the health ones.
 pub(super) fn routes() -> Router<Arc<App>> {
     let orders = Router::new()
         .route("/v2/repository/models/{model}/load", post(repository::load))
@@ -60,7 +61,7 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .merge(orders)
 }
 
-/// The model of a path, and its version where the path has one: read as the balancer reads it.
+/// The model in a path, and its version if the path has one, parsed as in the balancer.
 #[derive(Debug)]
 pub(super) struct Named {
     pub(super) model: Model<'static>,
@@ -83,7 +84,7 @@ impl<S: Sync> FromRequestParts<S> for Named {
 }
 
 impl Named {
-    /// The version that answers.
+    /// Finds the version that serves the request.
     pub(super) fn find(&self, app: &App) -> Result<Arc<Served>, Problem> {
         let snapshot = app.snapshot.load();
         let name = &*self.model.name;

@@ -1,4 +1,4 @@
-//! Outputs as JSON or binary tensors; how long the answer will be is counted before it is written.
+//! Outputs as JSON or binary tensors; the length of the answer is computed before it is written.
 
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
@@ -12,7 +12,7 @@ use crate::api::signature::{Column, Values};
 use crate::model::top_k;
 use crate::serving::Served;
 
-/// An output that the client wants, and how.
+/// An output that the client wants, and its form.
 pub(super) struct Choice {
     pub(super) name: String,
     pub(super) form: Form,
@@ -39,7 +39,7 @@ struct InferenceResponse<'a> {
     outputs: Vec<Described<'a>>,
 }
 
-/// One output; its values stand in the JSON, or behind it.
+/// One output; its values are in the JSON, or after it.
 #[derive(Debug, Serialize)]
 struct Described<'a> {
     name: &'a str,
@@ -63,9 +63,9 @@ enum Data<'a> {
     Classes(Vec<String>),
 }
 
-/// The longest text of a number, and its comma.
+/// Longest text of a number, with its comma.
 const NUMBER: usize = 25;
-/// The frame of an output.
+/// Bytes of an output besides its name and values.
 const FRAME: usize = 256;
 
 /// The answer to a request.
@@ -112,11 +112,11 @@ pub(super) fn respond(
     Ok((headers, charge.answer(body)?).into_response())
 }
 
-/// The most bytes that an output takes while the answer is made.
+/// Upper bound of the bytes that an output takes while the answer is made.
 fn length(column: &Column<'_>, form: Form, labels: &[String]) -> usize {
     let frame = FRAME + column.spec.name.len() * 6;
     let values = match (form, &column.values) {
-        // Once as they are, once behind the JSON.
+        // Once on their own, once after the JSON.
         (Form::Binary, Values::Floats(values)) => values.len() * 8,
         (Form::Binary, Values::Texts(texts)) => texts.iter().map(|text| 2 * (text.len() + 4)).sum(),
         (Form::Json, Values::Floats(values)) => values.len() * NUMBER,
@@ -124,7 +124,7 @@ fn length(column: &Column<'_>, form: Form, labels: &[String]) -> usize {
         (Form::Classes { count, .. }, _) => {
             let longest = labels.iter().map(String::len).max().unwrap_or(0);
             let rows = column.rows();
-            // A text and what is written of it.
+            // Each text and its written form.
             rows.saturating_mul(count).saturating_mul(size_of::<String>() + 8 * (longest + NUMBER))
         }
     };
@@ -168,7 +168,7 @@ fn describe<'a>(
     described
 }
 
-/// The best `count` classes of each row, as Triton's classification extension spells them.
+/// The best `count` classes of each row, in the format of Triton's classification extension.
 fn classes(values: &[f32], width: usize, labels: &[String], count: usize) -> Vec<String> {
     let rows = values.chunks_exact(width.max(1));
     rows.flat_map(|row| {
@@ -203,7 +203,7 @@ fn write_text(text: &str, bytes: &mut Vec<u8>) {
 impl Serialize for Data<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            // As the double that equals it, which is how Triton writes them.
+            // As the equal double, which is how Triton writes them.
             Self::Floats(values) => {
                 let mut list = serializer.serialize_seq(Some(values.len()))?;
                 for value in *values {

@@ -19,7 +19,7 @@ use crate::api::{App, Arrival, Problem};
 use crate::serving::loader::{Order, OrderError, Reply};
 use crate::serving::{Snapshot, State as VersionState};
 
-/// What a `load` or `unload` may say besides the model.
+/// What a `load` or `unload` may specify besides the model.
 #[derive(Debug, Default, Deserialize)]
 struct Change {
     #[serde(default)]
@@ -32,7 +32,7 @@ struct Filter {
     ready: bool,
 }
 
-/// `POST /v2/repository/index`, with `{"ready": true}` only what answers.
+/// `POST /v2/repository/index`; `{"ready": true}` limits it to what is ready.
 pub(super) async fn index(
     State(app): State<Arc<App>>,
     Extension(arrival): Extension<Arrival>,
@@ -60,7 +60,7 @@ pub(super) async fn load(
     order(&app, named.into_name(), Order::Load, arrival.deadline).await
 }
 
-/// `POST /v2/repository/models/{model}/unload`: answers at once; open requests still finish.
+/// `POST /v2/repository/models/{model}/unload`: responds before open requests have finished.
 pub(super) async fn unload(
     State(app): State<Arc<App>>,
     Extension(arrival): Extension<Arrival>,
@@ -71,7 +71,7 @@ pub(super) async fn unload(
     order(&app, named.into_name(), Order::Unload, arrival.deadline).await
 }
 
-/// The body of a `load` or `unload`; what is no JSON object says nothing.
+/// The body of a `load` or `unload`; anything but a JSON object is ignored.
 async fn read_change(app: &App, body: Bytes, deadline: Instant) -> Result<Change, Problem> {
     let is_object = |body: &[u8]| body.trim_ascii_start().starts_with(b"{");
     let size = body.len();
@@ -79,7 +79,7 @@ async fn read_change(app: &App, body: Bytes, deadline: Instant) -> Result<Change
     app.parse(size, deadline, read).await
 }
 
-/// The body of a request, which may be left out.
+/// The body of a request, which may be empty.
 fn read_body<T: Default + DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     if body.iter().all(u8::is_ascii_whitespace) {
         return Ok(T::default());

@@ -1,7 +1,7 @@
-//! The JSON of a request as it is read: only what has a meaning here is kept, and every list is bounded.
+//! Parses the JSON of a request: only what matters here is kept, and every list is bounded.
 //!
 //! A generic JSON tree takes up to a hundred times the memory of its text. The elements of a tensor
-//! stay text until its shape has said how many there are.
+//! stay text until its shape determines their number.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -22,7 +22,7 @@ pub(super) struct Request<'a> {
     pub(super) outputs: Option<Many<Wanted, 64>>,
 }
 
-/// One tensor that goes in.
+/// One input tensor.
 #[derive(Debug, Deserialize)]
 pub(super) struct Input<'a> {
     pub(super) name: String,
@@ -73,18 +73,18 @@ impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for ManyVisitor<T
     }
 }
 
-/// The parameters that mean something to this server; the protocol lets any of them be a string, a
-/// number or a boolean, and nothing else.
+/// The parameters that this server understands. In the protocol, each is a string, a number or a
+/// boolean, and nothing else.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Parameters {
     pub(super) binary_data_size: Option<u64>,
     pub(super) binary_data: Option<bool>,
     pub(super) binary_data_output: Option<bool>,
-    /// Labels of this many best classes instead of all values.
+    /// Number of best classes to label, instead of all values.
     pub(super) classification: Option<u64>,
-    /// Names a region of shared memory.
+    /// Whether a region of shared memory is named.
     pub(super) shared_memory: bool,
-    /// Brings a configuration or files for a model that is to be loaded.
+    /// Whether a configuration or files are given for a model to be loaded.
     pub(super) model: bool,
 }
 
@@ -99,7 +99,7 @@ enum Key {
     Other,
 }
 
-/// The value of a parameter; of those that are text only that they are.
+/// The value of a parameter; the contents of text are dropped.
 enum Scalar {
     Whole(u64),
     Bool(bool),

@@ -1,4 +1,4 @@
-//! What TF Serving says about a model: the states of its versions and its signature.
+//! What TF Serving reports about a model: the states of its versions and its signature.
 
 use serde::Serialize;
 use serde_json::ser::PrettyFormatter;

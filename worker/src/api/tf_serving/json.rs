@@ -1,12 +1,13 @@
 //! JSON as TF Serving reads it: NaN and Infinity are numbers, bytes after the value are ignored and so
 //! is a byte order mark before it.
 //!
-//! Numbers are what requests are made of, so a list of nothing else is kept as plain floats. Memory is
-//! counted before it is taken, and the depth is bounded, so that no body can eat memory or the stack.
+//! Requests are mostly numbers, so a list of only numbers is kept as plain floats. Memory is
+//! counted before it is taken, and the depth is bounded, so that no body can exhaust memory or
+//! the stack.
 
 use std::borrow::Cow;
 
-/// The elements of a list, whichever way it is kept.
+/// The elements of a list, in either representation.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Items<'a> {
     Numbers(&'a [f64]),
@@ -36,10 +37,10 @@ pub(super) enum Value {
     Null,
     Bool(bool),
     Number(f64),
-    /// A whole number that a float may not hold exactly.
+    /// An integer that a float may not hold exactly.
     Large(f64),
     Text(String),
-    /// A list that has nothing but numbers, at least one.
+    /// A list of only numbers, at least one.
     Numbers(Vec<f64>),
     List(Vec<Value>),
     Object(Vec<(String, Value)>),
@@ -52,14 +53,14 @@ pub(super) struct ParseError {
     pub(super) offset: usize,
 }
 
-/// Up to here, and down to its negative, a float holds every whole number.
+/// Up to this magnitude, a float holds every integer exactly.
 const LARGEST_EXACT: u64 = (1 << f32::MANTISSA_DIGITS) - 1;
 /// Deepest nesting of lists and objects.
 const MAX_DEPTH: usize = 64;
-/// Why a document is not read that would take more memory than it may.
+/// The error for a document that would take more memory than it may.
 pub(super) const TOO_LARGE: &str = "The document takes too much memory.";
 
-/// Reads the value that `bytes` start with; it takes at most `memory` bytes, of which it says how many.
+/// Parses the value that `bytes` start with, in at most `memory` bytes; returns how many it took.
 pub(super) fn parse(bytes: &[u8], memory: usize) -> Result<(Value, usize), ParseError> {
     let mut parser = Parser { bytes, at: 0, depth: 0, left: memory };
     let _mark = parser.eat("\u{feff}".as_bytes());
@@ -75,7 +76,7 @@ struct Parser<'a> {
     bytes: &'a [u8],
     at: usize,
     depth: usize,
-    /// Memory that may still be taken.
+    /// Memory that may still be used.
     left: usize,
 }
 
@@ -129,7 +130,7 @@ impl Parser<'_> {
         value
     }
 
-    /// Counts memory that is about to be taken.
+    /// Counts memory that is about to be allocated.
     fn take(&mut self, bytes: usize) -> Result<(), ParseError> {
         self.left = self.left.checked_sub(bytes).ok_or_else(|| self.error(TOO_LARGE))?;
         Ok(())
@@ -326,7 +327,7 @@ impl Parser<'_> {
     }
 }
 
-/// Whether a number is written as a whole one of 64 bits, and beyond what a float holds.
+/// Whether a number is written as a 64-bit integer, and is beyond what a float holds exactly.
 fn is_large(number: &str) -> bool {
     let magnitude = match number.strip_prefix('-') {
         Some(_) => number.parse().map(i64::unsigned_abs),
@@ -336,13 +337,13 @@ fn is_large(number: &str) -> bool {
 }
 
 impl Value {
-    /// The first member of that name.
+    /// The first member with that name.
     pub(super) fn member(&self, name: &str) -> Option<&Self> {
         let Self::Object(members) = self else { return None };
         members.iter().find(|(known, _)| known == name).map(|(_, value)| value)
     }
 
-    /// The elements of a list; none of anything else.
+    /// The elements of a list; `None` for anything else.
     pub(super) fn items(&self) -> Option<Items<'_>> {
         match self {
             Self::Numbers(numbers) => Some(Items::Numbers(numbers)),
@@ -370,7 +371,7 @@ impl Value {
         }
     }
 
-    /// What error messages call its type.
+    /// The name of its type in error messages.
     pub(super) fn type_name(&self) -> &'static str {
         match self {
             Self::Null => "Null",

@@ -1,8 +1,8 @@
 //! TF Serving's REST API under `/v1`.
 //!
-//! A client for TF Serving can be pointed here: routes, forms, texts of errors and even the
-//! layout of the answers are those of its documentation and sources. The content type of a request
-//! is ignored, as there.
+//! A client for TF Serving can be pointed here: routes, formats, error messages and even the
+//! layout of the answers follow its documentation and sources. As there, the content type of a
+//! request is ignored.
 
 mod describe;
 mod json;
@@ -63,10 +63,10 @@ fn find(app: &App, request: &Request<'_>) -> Result<Arc<Served>, Error> {
     found.map(Arc::clone).map_err(|missing| Error::missing(&missing, &request.model))
 }
 
-/// The JSON of an answer, and how long it took to find.
+/// The JSON of an answer, and how long each stage took.
 type Answered = (Bytes, Stages);
 
-/// What a request asks for, which is the form of its answer.
+/// What a request asks for, which determines the form of its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wanted {
     Prediction(Form),
@@ -100,7 +100,7 @@ async fn run(
 /// The version that answers, and what is asked of it.
 type Asked = (Arc<Served>, Wanted, Vec<Row>, Charge);
 
-/// Reads a request; the memory of its JSON is given back with it.
+/// Reads a request; the charge for its JSON is released together with the JSON.
 fn read(
     body: &[u8],
     found: Result<Arc<Served>, Error>,
@@ -127,7 +127,7 @@ pub(super) fn read_rows(
     Ok((rows, charge))
 }
 
-/// The form of an answer, and the rows that it is about.
+/// The form of an answer, and the rows that it is for.
 type WantedRows = (Wanted, Vec<Row>);
 
 /// What is asked of a version in a document.
@@ -156,7 +156,7 @@ fn rows_of(
     }
 }
 
-/// Writes an answer, whose length is counted first.
+/// Writes an answer, after charging for its length.
 fn write(
     version: &repository::Version,
     output: Output,
@@ -220,7 +220,7 @@ mod tests {
     use crate::model::Model;
     use crate::repository::{Manifest, Version};
 
-    /// This many zeros per row.
+    /// A model that outputs this many zeros per row.
     struct Zeros(usize);
 
     impl Model for Zeros {

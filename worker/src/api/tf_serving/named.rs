@@ -15,7 +15,7 @@ pub(super) struct Named<'a> {
     positions: HashMap<&'a str, usize>,
 }
 
-/// The value of each input, where there is one.
+/// The value of each input, if there is one.
 pub(super) type Values<'v> = Vec<Option<&'v Value>>;
 
 impl<'a> Named<'a> {
@@ -30,10 +30,10 @@ impl<'a> Named<'a> {
         vec![None; self.specs.len()]
     }
 
-    /// Takes the values that `object` has, over those that are there already.
+    /// Takes the values in `object`, replacing those that are there already.
     pub(super) fn take<'v>(&self, object: &'v Value, values: &mut Values<'v>) {
         let Value::Object(members) = object else { return };
-        // From the last on, so that of two members of one name the first counts.
+        // In reverse, so that the first of two members with the same name wins.
         for (name, value) in members.iter().rev() {
             if let Some(position) = self.positions.get(name.as_str()) {
                 values[*position] = Some(value);
@@ -41,7 +41,7 @@ impl<'a> Named<'a> {
         }
     }
 
-    /// The first name in `object` that is no input's.
+    /// The first name in `object` that is not an input.
     pub(super) fn unknown<'v>(&self, object: &'v Value) -> Option<&'v str> {
         let Value::Object(members) = object else { return None };
         let mut names = members.iter().map(|(name, _)| name.as_str());

@@ -1,7 +1,7 @@
-//! Writes JSON as TF Serving does: four spaces, rows on one line, floats as short as they read back.
+//! Writes JSON as TF Serving does: four spaces, rows on one line, shortest floats that read back.
 //!
-//! Clients have been seen to compare answers as text, so the odd line breaks are kept: a list that
-//! began on one line still ends on its own.
+//! Clients have been seen to compare answers as text, so the odd line breaks are kept: a list begun
+//! on one line still closes on a line of its own.
 
 use std::fmt::Write;
 
@@ -17,7 +17,7 @@ pub(super) struct Pretty {
 }
 
 impl Pretty {
-    /// For a text of at most `size` bytes.
+    /// A writer for a text of at most `size` bytes.
     pub(super) fn with_capacity(size: usize) -> Self {
         Self { text: String::with_capacity(size), ..Self::default() }
     }
@@ -101,7 +101,7 @@ impl Pretty {
     }
 }
 
-/// As few digits as read back equal, always recognisable as a float; NaN and Infinity as words.
+/// Writes the fewest digits that read back equal, always as a float; NaN and Infinity as words.
 fn write_float(text: &mut String, value: f32) {
     if value.is_nan() {
         text.push_str("NaN");

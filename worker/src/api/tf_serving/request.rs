@@ -1,4 +1,4 @@
-//! From the JSON of a request to rows: the row form, the column form, and examples.
+//! Turns the JSON of a request into rows: the row form, the column form, and examples.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use crate::api::rows::{self, Row};
 use crate::api::signature::{Kind, TensorSpec};
 use crate::repository::Cell;
 
-/// The form of a `:predict` request, which is the form of its answer.
+/// The form of a `:predict` request and of its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
     /// `instances` in, `predictions` out.
@@ -28,7 +28,7 @@ pub(super) type Asked = (Form, Vec<Row>);
 /// The one signature that every model has.
 pub(super) const SIGNATURE: &str = "serving_default";
 
-/// Reads a body that must be an object; `left` is what it may take of memory.
+/// Reads a body, which must be an object, using at most `left` bytes of memory.
 pub(super) fn document(body: &[u8], left: usize, charge: &mut Charge) -> Result<Value, Error> {
     if body.is_empty() {
         return Err(Error::invalid("JSON Parse error: The document is empty"));
@@ -44,8 +44,8 @@ pub(super) fn document(body: &[u8], left: usize, charge: &mut Charge) -> Result<
     Err(format_error(&document, "Is not object"))
 }
 
-/// Checks `signature_name`, when there is one. The models of TF Serving's documentation name their
-/// signatures after the method as well.
+/// Checks `signature_name`, if there is one. The models in TF Serving's documentation also name
+/// their signatures after the method.
 pub(super) fn check_signature(document: &Value, verb: Verb) -> Result<(), Error> {
     let method = match verb {
         Verb::Classify => "tensorflow/serving/classify",
@@ -123,7 +123,7 @@ fn from_list(
     Ok(rows)
 }
 
-/// Counts the rows and their lists before there are any.
+/// Charges for the rows and their lists before they are allocated.
 fn charge_rows(
     elements: Items<'_>,
     inputs: &[TensorSpec],
@@ -177,7 +177,7 @@ fn instance(
     Ok(row(tensors, specs))
 }
 
-/// A name as an error tells it.
+/// A name as an error message shows it.
 fn cut(name: &str) -> &str {
     &name[..name.floor_char_boundary(100)]
 }
@@ -338,7 +338,7 @@ impl Elements {
 }
 
 impl Kind {
-    /// What error messages call it.
+    /// Its name in error messages.
     pub(super) fn type_name(self) -> &'static str {
         match self {
             Self::Float => "float",

@@ -1,15 +1,15 @@
-//! From model outputs to the JSON of an answer.
+//! Turns model outputs into the JSON of an answer.
 
 use super::pretty::Pretty;
 use super::request::Form;
 use crate::api::signature::{Column, Values};
 
-/// The longest text of a float, and its comma.
+/// Longest text of a float, with its comma.
 const FLOAT: usize = 18;
-/// The frame of an answer or of a row, with all its indentation.
+/// Bytes around the values of an answer or a row, with all indentation.
 const FRAME: usize = 64;
 
-/// The most bytes that the answer to `:predict` has.
+/// Largest size of the answer to `:predict`, in bytes.
 pub(super) fn length(columns: &[Column<'_>], rows: usize) -> usize {
     let length = |column: &Column<'_>| {
         let names = (rows + 1).saturating_mul(FRAME + 6 * column.spec.name.len());
@@ -22,18 +22,18 @@ pub(super) fn length(columns: &[Column<'_>], rows: usize) -> usize {
     columns.iter().map(length).fold(frame, usize::saturating_add)
 }
 
-/// The most bytes that the answer to `:classify` has.
+/// Largest size of the answer to `:classify`, in bytes.
 pub(super) fn length_of_classes(labels: &[String], rows: usize) -> usize {
     let row: usize = labels.iter().map(|label| quoted_length(label) + FLOAT + 4).sum();
     (row + FRAME).saturating_mul(rows).saturating_add(2 * FRAME)
 }
 
-/// The most bytes that the answer to `:regress` has.
+/// Largest size of the answer to `:regress`, in bytes.
 pub(super) fn length_of_values(rows: usize) -> usize {
     2 * FRAME + rows * FLOAT
 }
 
-/// The most bytes of a text in quotes with its comma; a control character takes six.
+/// Largest size of a quoted text with its comma; a control character takes six bytes.
 fn quoted_length(text: &str) -> usize {
     6 * text.len() + 4
 }
@@ -99,7 +99,7 @@ fn write_columns(json: &mut Pretty, columns: &[Column<'_>], rows: usize) {
     }
 }
 
-/// One row's part of an output; outputs have at most one dimension beside the batch.
+/// One row's part of an output; outputs have at most one dimension besides the batch.
 fn write_part(json: &mut Pretty, column: &Column<'_>, row: usize) {
     let len = column.spec.len();
     let range = row * len..(row + 1) * len;

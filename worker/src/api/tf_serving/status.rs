@@ -25,7 +25,7 @@ impl Error {
         Self { status: StatusCode::BAD_REQUEST, message: message.into() }
     }
 
-    /// For a model or version that cannot answer.
+    /// The error for a model or version that cannot answer.
     pub(super) fn missing(missing: &Missing, model: &Model<'_>) -> Self {
         match missing {
             Missing::Model | Missing::Version | Missing::Label => {
@@ -42,7 +42,7 @@ impl Error {
         }
     }
 
-    /// The same error, which befell one element of a list.
+    /// The same error, attributed to one element of a list.
     pub(super) fn within(self, place: &str) -> Self {
         let message =
             format!("Failed to process {place} list. Error: INVALID_ARGUMENT: {}", self.message);
@@ -55,7 +55,7 @@ impl Error {
 }
 
 impl From<Problem> for Error {
-    /// The status map of TF Serving has no 413, 415 and 422: those are bad arguments.
+    /// TF Serving's status map has no 413, 415 or 422: these become bad requests.
     fn from(problem: Problem) -> Self {
         let status = match problem.status() {
             StatusCode::PAYLOAD_TOO_LARGE

@@ -1,6 +1,6 @@
 //! Nested JSON lists as a tensor: a shape and the elements in order.
 //!
-//! The first element at each level says the shape; every other list must agree, and says where not.
+//! The first element at each level determines the shape; errors say where another list differs.
 
 use std::borrow::Cow;
 
@@ -23,20 +23,20 @@ pub(super) enum Elements {
     Files(Vec<Vec<u8>>),
 }
 
-/// Elements of some shape.
+/// Elements and their shape.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Tensor {
     pub(super) shape: Vec<usize>,
     pub(super) elements: Elements,
 }
 
-/// Elements and shape of the first row's tensor, which those of all others have to have.
+/// Number of elements and shape of the first row's tensor, which all others must match.
 pub(super) type FirstShape = Option<(usize, Vec<usize>)>;
 
-/// What a list of one element takes.
+/// Memory of a list of one element.
 const ELEMENT: usize = 32;
 
-/// As lenient about padding as the clients are.
+/// As lenient about padding as clients are.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
@@ -51,7 +51,7 @@ impl Elements {
         }
     }
 
-    /// Cuts them into rows of `row_len`.
+    /// Splits them into rows of `row_len`.
     fn into_rows(self, row_len: usize) -> Vec<Self> {
         let one_by_one =
             |kind: fn(String) -> Self, texts: Vec<String>| texts.into_iter().map(kind).collect();
@@ -66,14 +66,14 @@ impl Elements {
 }
 
 impl Tensor {
-    /// Reads a value of any nesting. Floats may be given as `{"b64": …}` files: images are.
+    /// Reads a value of any nesting. Floats may be given as `{"b64": …}` files, as images are.
     pub(super) fn read(value: &Value, kind: Kind, charge: &mut Charge) -> Result<Self, Error> {
         let shape = shape(value);
         let count = shape.iter().try_fold(1usize, |count, size| count.checked_mul(*size));
         let size = if kind == Kind::Float { size_of::<f32>() } else { size_of::<String>() };
-        // The shape is known before anything is stored, so a tensor too large costs nothing.
+        // The shape is known before anything is stored: a tensor that is too large costs nothing.
         charge.grow(count.and_then(|count| count.checked_mul(size)).unwrap_or(usize::MAX))?;
-        // One that turns out to be ragged costs no more than its even part.
+        // A ragged tensor costs no more than its even part.
         let count = if is_even(value, &shape) { count.unwrap_or_default() } else { 0 };
         let elements = match kind {
             Kind::Float => Elements::Floats(Vec::with_capacity(count)),
@@ -84,7 +84,7 @@ impl Tensor {
         Ok(tensor)
     }
 
-    /// Checks that this has the shape of the first row's.
+    /// Checks that this has the shape of the first row.
     pub(super) fn expect_same(&self, first: &mut FirstShape) -> Result<(), Error> {
         let len = self.elements.len();
         let (first_len, first_shape) = first.get_or_insert_with(|| (len, self.shape.clone()));
@@ -117,7 +117,7 @@ impl Tensor {
         if fits { Ok(()) } else { Err(()) }
     }
 
-    /// Cuts a batch into the rows of `spec`.
+    /// Splits a batch into rows of `spec`.
     pub(super) fn into_rows(
         self,
         spec: &TensorSpec,
@@ -148,7 +148,7 @@ impl Tensor {
         Ok(self.elements.into_rows(row_len).into_iter())
     }
 
-    /// A row may have extra dimensions of one, or be a file where the model takes images.
+    /// A row may have extra dimensions of size 1, or be a file if the model takes images.
     fn fits(&self, shape: &[usize], spec: &TensorSpec) -> bool {
         let longer =
             |shape: &[usize]| shape.iter().copied().filter(|n| *n != 1).collect::<Vec<_>>();
@@ -242,7 +242,7 @@ impl Tensor {
     }
 }
 
-/// The bytes of a base64 text, white space skipped.
+/// The bytes of a base64 text, ignoring white space.
 fn file(text: &str) -> Result<Vec<u8>, Error> {
     let is_space = |byte: u8| byte.is_ascii_whitespace() || byte == 0x0B;
     let text = if text.bytes().any(is_space) {

@@ -1,10 +1,10 @@
-//! MobileNetV2 1.0 in plain candle: the reference that the fast path is held against, and the path
-//! of devices that have no fast one.
+//! MobileNetV2 1.0 in plain candle: the reference that the fast path is compared with, and the path
+//! for devices without a fast one.
 //!
-//! Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018. Blocks stand
-//! in the order of the paper's table 2; names of the tensors are torchvision's. Batch norm must be
-//! folded when the network is made, so that a forward pass is convolutions and nothing else, and
-//! every activation is ReLU6: with ReLU the published weights are off by several logits.
+//! Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018. Blocks are
+//! in the order of the paper's table 2; tensor names are torchvision's. Batch norm must be folded
+//! when the network is built, so that a forward pass is nothing but convolutions, and every
+//! activation is ReLU6: with ReLU the published weights are off by several logits.
 
 mod tensors;
 
@@ -23,7 +23,7 @@ pub fn load(version: &Version, options: &engine::Options) -> Result<Box<dyn Mode
     Ok(Box::new(load_fused(version, options)?))
 }
 
-/// As [`load`], by name.
+/// Like [`load`], but returns the network's own type.
 pub fn load_fused(version: &Version, options: &engine::Options) -> Result<engine::MobileNetV2> {
     let vb = variables(version)?;
     let manifest = &version.manifest;
@@ -55,7 +55,7 @@ pub struct MobileNetV2 {
 }
 
 impl MobileNetV2 {
-    /// Loads the weights in either layout that [`layout`] knows; the number of classes is theirs.
+    /// Loads the weights in either layout that [`layout`] knows; they set the number of classes.
     pub fn load(vb: &VarBuilder, padding: Padding) -> Result<Self> {
         let conv = |spec: &LayerSpec| Conv::load(vb, spec, padding);
         let load_block = |block: &Block| {
@@ -125,11 +125,11 @@ impl InvertedResidual {
 struct Conv {
     weight: Tensor,
     bias: Tensor,
-    /// Where ReLU6 ends, on the device: a number would be copied there in every pass.
+    /// The ceiling of ReLU6, on the device: a number would be copied there in every pass.
     ceiling: Tensor,
     spec: LayerSpec,
     padding: Padding,
-    /// Depthwise by [`depthwise`]: candle runs one convolution a group, a thousand tiny kernels.
+    /// Uses [`depthwise`]: candle runs one convolution per group, a thousand tiny kernels.
     is_shifted: bool,
 }
 
@@ -174,7 +174,7 @@ fn depthwise(x: &Tensor, weight: &Tensor, stride: usize) -> Result<Tensor> {
     let (_, _, kernel, _) = weight.dims4()?;
     let outputs = |size: usize| (size - kernel) / stride + 1;
     let (rows, columns) = (outputs(height), outputs(width));
-    // Pixels a stride apart stand next to each other once a row is seen as rows of `stride` pixels.
+    // Pixels a stride apart become adjacent once a row is viewed as rows of `stride` pixels.
     let whole = |size: usize| size.next_multiple_of(stride);
     let x = x.pad_with_zeros(2, 0, whole(height) - height)?;
     let x = x.pad_with_zeros(3, 0, whole(width) - width)?;

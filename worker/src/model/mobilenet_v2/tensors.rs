@@ -1,4 +1,4 @@
-//! What a weights file of this network must hold.
+//! What a weights file of this network must contain.
 
 use super::super::weights::{Spec, Values};
 use super::{LayerSpec, blocks, head, stem};
@@ -10,7 +10,7 @@ pub(crate) fn describe(has_tensor: impl Fn(&str) -> bool, classes: usize) -> Vec
         Spec::new("classifier.1.weight", &[classes, features], Values::Moderate),
         Spec::new("classifier.1.bias", &[classes], Values::Moderate),
     ];
-    // Where tensors are missing the first layer decides in which layout.
+    // If tensors are missing, the first layer decides which layout is expected.
     let is_folded = has_tensor(&format!("{}.bias", stem().name));
     let inner = blocks().into_iter().flat_map(|block| block.layers);
     for layer in std::iter::once(stem()).chain(inner).chain([head()]) {

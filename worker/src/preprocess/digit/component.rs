@@ -6,26 +6,26 @@
 
 use super::plane::{Plane, exceeds};
 
-/// Shorter than this, in pixels of the view, is a speck.
+/// Ink shorter than this, in pixels of the view, is a speck.
 const SHORTEST: usize = 5;
-/// A stroke is at most this share of a digit's longest side wide.
+/// Maximum width of a stroke, as a share of the digit's longest side.
 const WIDEST: f32 = 0.5;
 /// Ink that leaves the view and is thinner than this share of its length is a ruled line.
 const RULING: f32 = 0.04;
 /// A box whose outline is wider than this share of its side is filled.
 const SOLID: f32 = 0.1;
-/// A horizontal line is at least this many times as wide as it is high; a digit never is.
+/// A horizontal line is more than this many times as wide as it is high; a digit never is.
 const LYING: usize = 3;
-/// The outline of a box fills this much of the rectangle around it; that of a round digit 0.79.
+/// The outline of a box fills more than this share of its bounding rectangle, a round digit 0.79.
 const BOXY: f32 = 0.87;
-/// Smaller ink, in pixels of the view, has no outline to recognise a box by.
+/// Below this size, in pixels of the view, ink has no outline by which to recognise a box.
 const SMALLEST_BOX: f32 = 6.0;
-/// Longer rectangles are strokes and not boxes.
+/// Rectangles with a larger aspect ratio are strokes, not boxes.
 const LONGEST_BOX: f32 = 2.5;
-/// Tilts at which a box is looked for, as the tangent of the angle.
+/// Tilts at which to look for a box, as the tangent of the angle.
 const TILTS: [f32; 7] = [-0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3];
 
-/// Columns and rows, the far ends excluded.
+/// Columns and rows; `right` and `bottom` are exclusive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Bounds {
     pub(super) left: usize,
@@ -43,7 +43,7 @@ impl Bounds {
         self.bottom - self.top
     }
 
-    /// With `margin` pixels more on each side, as far as a view of this size goes.
+    /// Grown by `margin` pixels on each side, clipped to a view of this size.
     pub(super) fn grown(&self, margin: usize, (width, height): (usize, usize)) -> Self {
         Self {
             left: self.left.saturating_sub(margin),
@@ -98,13 +98,13 @@ pub(super) struct Component {
     darkest: f32,
     /// Pixels on the border of the view.
     pub(super) on_border: usize,
-    /// Sides of pixels that face a pixel outside of the component.
+    /// Number of pixel sides that face a pixel outside the component.
     outline: usize,
     /// The view's size.
     view: (usize, usize),
 }
 
-/// Connected (8 neighbours) pixels above `end` that have a pixel above `seed`.
+/// Groups of connected pixels (8 neighbours) above `end` that contain a pixel above `seed`.
 pub(super) fn components(amount: &Plane, end: f32, seed: f32) -> Vec<Component> {
     let mut is_open = vec![false; amount.values.len()];
     // Most rows of most pictures have no ink.
@@ -177,12 +177,12 @@ fn gather(amount: &Plane, is_open: &mut [bool], start: usize, end: f32) -> Compo
 impl Component {
     /// Twice the area over the length of the outline: the width of a long line.
     pub(super) fn stroke_width(&self) -> f32 {
-        // Steps of a slanted line are longer than the line: by 4 / pi over all directions.
+        // The pixel steps of a slanted line exceed its length: by 4 / pi over all directions.
         2.0 * self.pixels.len() as f32 / (self.outline as f32 * std::f32::consts::FRAC_PI_4)
     }
 
     /// The share of its outline where a channel rises from ink to paper by at least `step` within
-    /// `reach` pixels. At the edge of a shadow and at the border of the view no channel does.
+    /// `reach` pixels. At the edge of a shadow or at the border of the view, no channel does.
     pub(super) fn support(&self, levels: &[Plane], reach: usize, step: f32) -> f32 {
         let (width, height) = self.view;
         let mut is_own = vec![false; width * height];
@@ -190,7 +190,7 @@ impl Component {
         let (mut shown, mut all) = (0usize, 0usize);
         for &at in &self.pixels {
             let (x, y) = (at % width, at / width);
-            // Pixels behind and ahead in a direction, and from one to the next.
+            // Pixels behind and ahead in each direction, and the stride from one to the next.
             let directions = [
                 (x, width - 1 - x, 1isize),
                 (width - 1 - x, x, -1),
@@ -216,8 +216,8 @@ impl Component {
         shown as f32 / all.max(1) as f32
     }
 
-    /// Half of its width where it is widest: the most steps from any of its pixels to the nearest
-    /// pixel outside.
+    /// Half its width at the widest place: the largest distance in steps from one of its pixels to
+    /// the nearest pixel outside.
     ///
     /// The area beyond the view is unknown and does not count as outside.
     pub(super) fn widest(&self) -> f32 {
@@ -236,7 +236,7 @@ impl Component {
         self.pixels.iter().map(|&at| steps[at]).fold(0.0, f32::max)
     }
 
-    /// The steps at `at`, over those of the neighbours before it (`sign` 1) or after it (-1).
+    /// Fewest steps from `at`, given those of the neighbours before it (`sign` 1) or after it (-1).
     fn nearer(&self, steps: &[f32], at: usize, sign: isize) -> f32 {
         const SLANTED: f32 = std::f32::consts::SQRT_2;
         let (width, height) = self.view;
@@ -250,7 +250,7 @@ impl Component {
         over.fold(steps[at], f32::min)
     }
 
-    /// Sides of the view that it touches: left and right, top and bottom.
+    /// How many sides of the view it touches: of left and right, and of top and bottom.
     fn sides(&self) -> [usize; 2] {
         let (width, height) = self.view;
         [
@@ -264,8 +264,8 @@ impl Component {
         self.sides().contains(&2)
     }
 
-    /// Whether it fills the view: from side to side and from top to bottom, or one of both and free of
-    /// the other borders.
+    /// Whether it fills the view: both from side to side and from top to bottom, or in one
+    /// direction without touching the borders of the other.
     pub(super) fn fills(&self) -> bool {
         let is_all = |length: usize, of: usize| length * 10 >= of * 9;
         let is_full =
@@ -344,7 +344,8 @@ impl Component {
 
     /// Whether it runs around one of `others` on all four sides, as a frame does.
     ///
-    /// Takes time for each of its pixels and for each of the others, and not for each pair of them.
+    /// Takes time proportional to the number of its pixels plus the number of others, not to
+    /// their product.
     pub(super) fn encloses(&self, others: &[Bounds]) -> bool {
         let is_inside = |inner: &&Bounds| {
             self.bounds.surrounds(inner) && 5 * inner.longest() >= self.bounds.longest()
@@ -382,7 +383,7 @@ impl Extent {
         (self.first, self.last) = (self.first.min(at), self.last.max(at));
     }
 
-    /// Whether there are pixels before `start` and from `end` on.
+    /// Whether there are pixels before `start` and at or after `end`.
     fn surrounds(self, start: usize, end: usize) -> bool {
         self.first < start && self.last >= end
     }

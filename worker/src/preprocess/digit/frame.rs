@@ -1,5 +1,5 @@
-//! Scales and places the strokes as MNIST has them: 20 pixels long in an image of 28, the centre of
-//! mass in the middle, anti-aliased, strokes two to three pixels wide.
+//! Scales and places the strokes as in MNIST: 20 pixels long in an image of 28, the centre of mass
+//! in the middle, anti-aliased, strokes two to three pixels wide.
 
 use image::{GrayImage, Luma};
 
@@ -11,12 +11,12 @@ use super::ink::Strokes;
 use super::plane::{Plane, median_and_spread};
 use crate::repository::Filter;
 
-/// The box of the digit and the whole image of MNIST.
+/// Sides of the digit's box and of the whole image in MNIST, in pixels.
 const BOX: u32 = 20;
 const IMAGE: u32 = 28;
 /// Strokes thinner than this, in pixels of the box, are thickened.
 const THIN: f32 = 1.9;
-/// Pixels lighter than this do not count for the size of a ready digit.
+/// Pixels with less ink than this do not count for the size of a ready digit.
 const STRONG: u8 = 50;
 
 /// Places strokes in an image of the given size.
@@ -38,8 +38,8 @@ pub(super) fn frame(strokes: &Strokes, size: (u32, u32)) -> GrayImage {
     placed(&digit, size)
 }
 
-/// Pastes the digit so that its centre of mass lies in the pixel right of and below the middle, as
-/// in all of MNIST, and nothing is cut off.
+/// Pastes the digit with its centre of mass in the pixel to the right of and below the middle, as
+/// in all of MNIST, without cutting anything off.
 fn placed(digit: &GrayImage, size: (u32, u32)) -> GrayImage {
     let (x, y) = centre_of_mass(digit);
     let left = offset(f64::from(size.0) / 2.0 - x, digit.width(), size.0);
@@ -55,7 +55,7 @@ fn offset(ideal: f64, length: u32, limit: u32) -> i64 {
     rounded.clamp(0, i64::from(limit.saturating_sub(length)))
 }
 
-/// The centre of mass in pixels from the left and the top border; the middle of an empty image.
+/// The centre of mass in pixels from the left and top borders, or the middle if the image is empty.
 fn centre_of_mass(image: &GrayImage) -> (f64, f64) {
     let (mut mass, mut x_sum, mut y_sum) = (0.0, 0.0, 0.0);
     for (x, y, &Luma([value])) in image.enumerate_pixels() {
@@ -111,7 +111,7 @@ fn stroke_width(ink: &Plane, inked: Bounds) -> f32 {
             }
         }
     }
-    // Steps of a slanted line are longer than the line: by 4 / pi over all directions.
+    // The pixel steps of a slanted line exceed its length: by 4 / pi over all directions.
     2.0 * area / (outline * std::f32::consts::FRAC_PI_4).max(1.0)
 }
 
@@ -122,8 +122,7 @@ fn gray(ink: &Plane) -> GrayImage {
         .expect("one byte was made for each pixel")
 }
 
-/// The pixels, white on black, of an image that already has the form of MNIST; `None` for any
-/// other.
+/// The pixels, white on black, of an image that already has the form of MNIST, `None` otherwise.
 ///
 /// Such an image has an even border and ink of about the box's size around the middle.
 pub(super) fn already_framed(channels: &[Plane]) -> Option<GrayImage> {
@@ -151,7 +150,7 @@ pub(super) fn already_framed(channels: &[Plane]) -> Option<GrayImage> {
     centred(&self::gray(&plane))
 }
 
-/// A digit of the box's size, moved to the middle if it lies off it.
+/// A digit of the box's size, moved to the middle if it is off-centre.
 fn centred(image: &GrayImage) -> Option<GrayImage> {
     let (mut left, mut top, mut right, mut bottom) = (u32::MAX, u32::MAX, 0, 0);
     for (x, y, &Luma([value])) in image.enumerate_pixels() {

@@ -1,11 +1,11 @@
-//! Finds the strokes that are the digit among all ink.
+//! Finds the strokes of the digit among all ink.
 //!
 //! Ink is thresholded at a share of its darkest value and gathered into connected strokes. The
 //! heaviest component that can be a digit is the digit. Strokes nearby (the bar of a 5) belong to
 //! it; specks, distant strokes and underlines do not. If something darker does not have the shape
 //! of a digit (a frame, the edge of a table), it is removed and the rest is searched again. How
-//! well the picture shows the outline of a candidate tells real ink from what only looks like ink:
-//! at the edge of a shadow or of a sheet, the estimate of the paper is wrong.
+//! well the picture shows the outline of a candidate distinguishes real ink from false: at the edge
+//! of a shadow or of a sheet, the estimate of the paper is wrong.
 
 use super::component::{Bounds, Component, components};
 use super::paper::Ink;
@@ -17,26 +17,26 @@ const FAINTEST: f32 = 8.0;
 const SEED: f32 = 0.5;
 /// ...and ends where there is less than this share.
 const END: f32 = 0.25;
-/// A digit that fills the view has this share of the ink.
+/// A digit that fills the view has more than this share of the ink.
 const SPANNING: f32 = 0.9;
 /// An outline pixel is supported if the picture changes there by this share of the ink's darkness.
 const SHOWN: f32 = 0.5;
 /// Strokes are certain if at least this share of their outline is supported.
 const SURE: f32 = 0.9;
-/// Below this share, it is the light and not ink.
+/// Below this share, it is an effect of the light and not ink.
 const LIKELY: f32 = 0.6;
-/// Half the width of the broadest stroke, as a share of the digit's longest side.
+/// Maximum half-width of the broadest stroke, as a share of the digit's longest side.
 const BROADEST: f32 = 0.3;
 /// Half the width of a stroke at its broadest is at most this many times its usual width.
 const EVEN: f32 = 1.5;
-/// Strokes of fewer pixels of the view are too small to have a shape.
+/// Strokes shorter than this, in pixels of the view, are too small to have a shape.
 const SPECK: usize = 12;
 /// How often ink that is not a digit is removed before the search gives up.
 const LAYERS: usize = 3;
-/// How many of the heaviest strokes are examined: the work is bounded if a view has thousands.
+/// How many of the heaviest strokes are examined, which bounds the work if a view has thousands.
 const CANDIDATES: usize = 64;
-/// If this many strokes have at least half of the heaviest one's ink, they are a pattern, and none
-/// is the digit.
+/// If more strokes than this have at least half of the heaviest one's ink, they are a pattern, and
+/// none is the digit.
 const CROWD: usize = 40;
 
 /// The strokes of one digit.
@@ -46,7 +46,7 @@ pub(super) struct Strokes {
     pub(super) ink: Plane,
     /// The rectangle around the strokes.
     pub(super) bounds: Bounds,
-    /// The rectangle around all of the ink, that at their edges too.
+    /// The rectangle around all of the ink, including that at their edges.
     pub(super) inked: Bounds,
     /// The evidence for them: the amount of ink, reduced for strokes that leave the view.
     pub(super) weight: f32,
@@ -82,7 +82,7 @@ impl Strokes {
     }
 }
 
-/// Whether there is no ink at all; lines that are ignored are less than all of it.
+/// Whether there is no ink at all. Ignoring lines can only leave less.
 pub(super) fn is_bare(ink: &Ink<'_>) -> bool {
     is_faint(peak(&ink.amount.values), ink.noise)
 }
@@ -94,13 +94,13 @@ fn is_faint(darkest: f32, noise: f32) -> bool {
 /// What a view shows.
 pub(super) enum Sight {
     Digit(Strokes),
-    /// Nothing that is like a digit.
+    /// Nothing that resembles a digit.
     Nothing,
-    /// Lines that the digit may be connected with; this `thin` and larger ones ignore them.
+    /// Lines that may be connected to the digit; they are ignored from this `thin` upwards.
     Ruled(usize),
 }
 
-/// What a view shows where lines up to twice `thin` pixels wide are ignored.
+/// What a view shows if lines up to twice `thin` pixels wide are ignored.
 pub(super) fn strokes(ink: &Ink<'_>, thin: usize) -> Sight {
     let opened;
     let amount = if thin == 0 {
@@ -126,8 +126,8 @@ pub(super) fn strokes(ink: &Ink<'_>, thin: usize) -> Sight {
     Sight::Nothing
 }
 
-/// The digit that fills a view from border to border, in a picture of two levels, and half the width
-/// of its widest place: nearly all the ink in one piece.
+/// Half the greatest width and the strokes of a digit that fills a view from border to border, in a
+/// picture of two levels: nearly all the ink is in one piece.
 pub(super) fn spanning(ink: &Ink<'_>) -> Option<(f32, Strokes)> {
     let all = components(&ink.amount, 0.5, 0.8);
     let total: f32 = all.iter().map(|part| part.mass).sum();
@@ -146,7 +146,7 @@ enum Search {
     Found(Found),
     /// The indices of ink that does not belong to a digit.
     NoDigit(Vec<usize>),
-    /// Half the width of lines that the digit may be connected with.
+    /// Half the width of lines that may be connected to the digit.
     Ruled(usize),
     Nothing,
 }
@@ -232,7 +232,7 @@ fn heaviest(components: &[Component]) -> Option<usize> {
     }
     others.into_iter().take(CANDIDATES).find(|&at| {
         let part = &components[at];
-        // What is as light as the sheet around it is the inside of a digit.
+        // A part as light as the sheet around it is the inside of a digit.
         !sheets.iter().any(|sheet| sheet.surrounds(&part.bounds)) && !part.encloses(&strokes)
     })
 }
@@ -242,7 +242,7 @@ fn weight(part: &Component) -> f32 {
 }
 
 impl Found {
-    /// The strokes cut out of all the ink, grown by the `thin` pixels that were eroded before.
+    /// Cuts the strokes out of all the ink, grown by the `thin` pixels that were eroded before.
     fn cut(&self, all: &Ink<'_>, thin: usize) -> Strokes {
         let amount = &all.amount;
         let view = (amount.width, amount.height);
@@ -254,7 +254,7 @@ impl Found {
         for part in &own {
             bounds.join(part.bounds);
         }
-        // Around them there is nothing, however large the view is.
+        // There is nothing outside this rectangle, however large the view is.
         let inked = bounds.grown(1 + thin, view);
         let mut kept = Plane { width: inked.width(), height: inked.height(), values: Vec::new() };
         kept.values.resize(kept.width * kept.height, 0.0);
@@ -277,7 +277,7 @@ impl Found {
     }
 }
 
-/// Whether a stroke near the main one is a part of the same digit.
+/// Whether a stroke near the main one is part of the same digit.
 fn belongs(part: &Component, main: &Component) -> bool {
     let reach = main.bounds.longest() / 4;
     let is_below = part.bounds.top.midpoint(part.bounds.bottom) + 1 >= main.bounds.bottom;

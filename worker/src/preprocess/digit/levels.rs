@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use super::paper::{Ink, Tone};
 use super::plane::Plane;
 
-/// The share of the variance that two levels explain.
+/// Minimum share of the variance that two levels explain.
 const EXPLAINED: f64 = 0.8;
 /// Levels closer than this count as one.
 const APART: f64 = 40.0;
@@ -33,7 +33,7 @@ struct Split {
 }
 
 impl<'a> Levels<'a> {
-    /// `None` for a picture of more levels.
+    /// `None` for a picture with more levels.
     pub(super) fn of(channels: &'a [Plane]) -> Option<Self> {
         let splits = channels.iter().filter_map(|channel| Some((channel, Split::of(channel)?)));
         let (channel, split) =
@@ -51,7 +51,7 @@ impl<'a> Levels<'a> {
         }
     }
 
-    /// Ink from 0 on the one level to 1 on the other.
+    /// Ink from 0 at one level to 1 at the other.
     pub(super) fn ink(&self, tone: Tone) -> Ink<'static> {
         let (paper, ink) = match tone {
             Tone::Dark => (self.light, self.dark),
@@ -69,7 +69,7 @@ impl<'a> Levels<'a> {
 impl Split {
     /// The split with the largest variance between the two sides.
     fn of(channel: &Plane) -> Option<Self> {
-        // Neighbours are often alike, and to add to what was just written takes longer.
+        // Neighbours are often alike, and adding to a counter that was just written takes longer.
         let mut histograms = [[0_u32; 256]; 4];
         for values in channel.values.chunks(4) {
             for (histogram, &value) in histograms.iter_mut().zip(values) {

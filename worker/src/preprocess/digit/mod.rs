@@ -34,12 +34,12 @@ const VIEW: f64 = 256.0;
 /// The search zooms in if the ink takes a smaller share of the view than this.
 const SMALL: f64 = 0.45;
 const MAX_LOOKS: usize = 3;
-/// Ruled lines of up to twice this many pixels of the view are told from strokes by their width.
+/// Ruled lines up to twice this many pixels of the view wide are told from strokes by their width.
 const MAX_THIN: usize = 3;
 /// The strokes of a digit never cover more of a picture than this; paper does.
 const MOST_INK: f64 = 0.75;
 
-/// The digit of `picture`, white on black, at the input size; an error where nothing is like one.
+/// The digit in `picture`, white on black, at the input size; an error if nothing resembles one.
 pub(super) fn find(
     picture: &Picture,
     input: &Input,
@@ -68,7 +68,7 @@ pub(super) fn find(
         let closer = clip(closer, picture);
         match look(&view(picture, closer), stop)? {
             Some(strokes) => (region, found) = (closer, Some(strokes)),
-            // What had no shape yet has none of a digit.
+            // Seen from closer, the speck does not have the shape of a digit.
             None if found.as_ref().is_some_and(ink::Strokes::is_speck) => found = None,
             None => break,
         }
@@ -76,10 +76,10 @@ pub(super) fn find(
     found.map(|strokes| frame::frame(&strokes, size)).ok_or(ImageError::NoDigit)
 }
 
-/// The strokes of a digit, if there is one; an error when there is no time to look.
+/// The strokes of a digit, if there is one; an error if there is no time to look.
 type Looked = Result<Option<ink::Strokes>, ImageError>;
 
-/// The strokes in a view, darker than the paper or lighter.
+/// The strokes in a view, whether darker or lighter than the paper.
 fn look(channels: &[Plane], stop: Stop<'_>) -> Looked {
     stop.check()?;
     let flat = paper::flattened(channels);
@@ -104,8 +104,9 @@ fn is_rather(light: &ink::Strokes, dark: &ink::Strokes, likely: Tone) -> bool {
     !dark.is_sure() && trust * light.score() > dark.score()
 }
 
-/// The strokes of one tone that are most likely a digit's: of a broad pen, or, where the edge of a
-/// shadow or of a sheet is one with them, of a usual one; with the lines of the sheet, or without.
+/// The strokes of one tone that are most likely a digit's. Tries a broad pen and, in case the edge
+/// of a shadow or of a sheet merges with the strokes, a normal one, with and without the lines of
+/// the sheet.
 fn best_of(flat: &paper::Flat, tone: Tone, stop: Stop<'_>) -> Looked {
     let flat = flat.of_tone(tone);
     let mut best: Option<ink::Strokes> = None;
@@ -120,7 +121,7 @@ fn best_of(flat: &paper::Flat, tone: Tone, stop: Stop<'_>) -> Looked {
             let strokes = match ink::strokes(&ink, thin) {
                 Sight::Digit(strokes) => strokes,
                 Sight::Nothing => continue,
-                // What is left of lines that are hardly wider than what is ignored looks like strokes.
+                // Remnants of lines hardly wider than those that are ignored look like strokes.
                 Sight::Ruled(least) => {
                     untried.make_contiguous().sort_by_key(|&thin| thin < least);
                     continue;
@@ -147,7 +148,7 @@ fn best_of(flat: &paper::Flat, tone: Tone, stop: Stop<'_>) -> Looked {
 /// The strokes in a picture that was cut out along them.
 fn cropped(channels: &[Plane]) -> Option<ink::Strokes> {
     let levels = levels::Levels::of(channels)?;
-    // Paper is wider than any stroke in at least one place.
+    // In at least one place, paper is wider than any stroke.
     let narrower = |a: &(f32, _), b: &(f32, _)| a.0.total_cmp(&b.0);
     let tones = [Tone::Dark, Tone::Light].into_iter();
     let likely = tones.filter(|&tone| levels.ink_share(tone) < MOST_INK);
@@ -181,8 +182,8 @@ fn view(picture: &Picture, region: Region) -> Vec<Plane> {
         .collect()
 }
 
-/// The region of the strokes with a margin, in pixels of the picture, and whether it is a small
-/// part of it.
+/// The region of the strokes with a margin, in pixels of the picture, and whether the strokes are a
+/// small part of the view.
 fn around(strokes: &ink::Strokes, region: Region) -> (Region, bool) {
     let bounds = strokes.bounds;
     let longest = bounds.width().max(bounds.height()) as f64;

@@ -1,9 +1,9 @@
-//! Takes the sheet of paper away and leaves the ink.
+//! Removes the sheet of paper and leaves the ink.
 //!
 //! Lamps, vignettes and page curl are smooth, so a robust quadratic surface through each channel
 //! removes them. Anything left that is wider than a stroke (the edge of a shadow, a stain) is
-//! removed by a morphological closing at low resolution. Whether lighter or darker is ink follows
-//! from the skew of the rest: strokes are the few pixels far from the paper.
+//! removed by a morphological closing at low resolution. Whether the ink is lighter or darker than
+//! the paper follows from the skew of the rest: strokes are the few pixels far from the paper.
 
 use std::borrow::Cow;
 
@@ -56,7 +56,7 @@ impl Flat {
         if skew(&self.0) > 0.0 { Tone::Light } else { Tone::Dark }
     }
 
-    /// The same with ink of this tone below the paper.
+    /// The same, with signs such that ink of this tone is below the paper.
     pub(super) fn of_tone(&self, tone: Tone) -> Toned<'_> {
         let levels: Cow<'_, [Plane]> = match tone {
             Tone::Dark => Cow::Borrowed(&self.0),
@@ -74,14 +74,15 @@ impl Flat {
 #[derive(Debug)]
 pub(super) struct Toned<'a> {
     levels: Cow<'a, [Plane]>,
-    /// Means of blocks of `factor` pixels square.
+    /// Means of blocks of `factor` by `factor` pixels.
     coarse: Vec<Plane>,
     factor: usize,
     grain: f32,
 }
 
 impl Toned<'_> {
-    /// Ink of any colour on paper of any other, in strokes of up to a share of the view.
+    /// Ink of any colour on paper of any other colour, in strokes of up to `widest`, a share of
+    /// the view.
     pub(super) fn ink(&self, widest: f32) -> Ink<'_> {
         let planes = self.levels.iter().zip(&self.coarse);
         let mut amounts = planes.map(|(level, coarse)| self.below_paper(level, coarse, widest));
@@ -108,8 +109,8 @@ impl Toned<'_> {
             reason = "at most COARSE"
         )]
         let radius = (widest * side / 2.0).ceil() as usize;
-        // A block on an edge covers both sides: it counts as the darker one, or the edge would be
-        // ink.
+        // A block on an edge covers both sides. It counts as the darker one; otherwise the edge
+        // would be ink.
         let edge = if self.factor > 1 { 2 } else { 0 };
         let sheet = coarse.closed(radius, radius + edge);
         let mut below = sheet.grown(flat.width, flat.height, self.factor);
@@ -158,7 +159,7 @@ const TERMS: usize = 6;
 /// Powers of x and y in each term.
 const POWERS: [(usize, usize); TERMS] = [(0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2)];
 
-/// Where a column or row lies, from -1 to 1.
+/// Position of a column or row, from -1 to 1.
 fn position(at: usize, length: usize) -> f64 {
     (2 * at + 1) as f64 / length as f64 - 1.0
 }
@@ -201,12 +202,12 @@ impl Samples {
         }
     }
 
-    /// Each row: where it lies, and its samples.
+    /// The position and the samples of each row.
     fn by_row(&self) -> impl Iterator<Item = (f64, &[f32])> {
         self.rows.iter().copied().zip(self.values.chunks_exact(self.columns.len()))
     }
 
-    /// The residuals of the samples over a surface.
+    /// The residuals of the samples from a surface.
     fn rests(&self, surface: &Surface) -> Vec<f32> {
         let rest = |(y, row)| {
             let heights = Parabola::of(surface, y);

@@ -46,21 +46,21 @@ impl Plane {
         self.clone().below(radius, larger).transposed().below(radius, larger).transposed()
     }
 
-    /// Without what is narrower than `2 * radius + 1`: eroded and dilated again.
+    /// Without anything narrower than `2 * radius + 1`: eroded, then dilated.
     pub(super) fn opened(&self, radius: usize) -> Self {
-        // Rows and columns may be taken in any order: half of the transpositions are saved.
+        // The order of rows and columns does not matter, which saves half of the transpositions.
         let eroded = self.clone().below(radius, smaller).transposed().below(radius, smaller);
         eroded.below(radius, larger).transposed().below(radius, larger)
     }
 
-    /// Dilated by `radius` and eroded by `back`.
+    /// Dilated by `radius`, then eroded by `back`.
     pub(super) fn closed(&self, radius: usize, back: usize) -> Self {
         let dilated = self.clone().below(radius, larger).transposed().below(radius, larger);
         dilated.below(back, smaller).transposed().below(back, smaller)
     }
 
-    /// The standard deviation of the noise: of the differences between pixels and the mean of their
-    /// neighbours.
+    /// The standard deviation of the noise, from the differences between pixels and the mean of
+    /// their neighbours.
     pub(super) fn grain(&self) -> f32 {
         let Some(count) = self.values.len().checked_sub(2).filter(|&count| count > 0) else {
             return 0.0;
@@ -70,14 +70,14 @@ impl Plane {
         median_and_spread_of(above).1 / 1.5f32.sqrt()
     }
 
-    /// The part of it within `bounds`.
+    /// The part within `bounds`.
     pub(super) fn part(&self, bounds: Bounds) -> Self {
         let rows = (bounds.top..bounds.bottom).map(|y| &self.row(y)[bounds.left..bounds.right]);
         let (width, height) = (bounds.width(), bounds.height());
         Self { width, height, values: rows.collect::<Vec<_>>().concat() }
     }
 
-    /// A plane of this size that is this one within `bounds`, and zero around it.
+    /// A plane of the given size that equals this one within `bounds` and is zero elsewhere.
     pub(super) fn amid(&self, (width, height): (usize, usize), bounds: Bounds) -> Self {
         let mut values = vec![0.0; width * height];
         let rows = values.chunks_exact_mut(width).skip(bounds.top);
@@ -95,7 +95,7 @@ impl Plane {
         &self.values[y * self.width..(y + 1) * self.width]
     }
 
-    /// Means of blocks of `factor` pixels square.
+    /// Means of blocks of `factor` by `factor` pixels.
     pub(super) fn shrunk(&self, factor: usize) -> Self {
         let (width, height) = (self.width.div_ceil(factor), self.height.div_ceil(factor));
         let mut values = Vec::with_capacity(width * height);
@@ -116,7 +116,7 @@ impl Plane {
         Self { width, height, values }
     }
 
-    /// A plane of the given size from one made by [`Self::shrunk`]: linear between block centres.
+    /// Enlarges a plane made by [`Self::shrunk`] to the given size, linearly between block centres.
     pub(super) fn grown(&self, width: usize, height: usize, factor: usize) -> Self {
         if factor == 1 {
             return self.clone();
@@ -136,7 +136,7 @@ impl Plane {
     }
 
     fn transposed(&self) -> Self {
-        /// As many rows at a time as one line of cache holds values of a column.
+        /// Rows copied at a time: as many as one cache line holds values of a column.
         const BAND: usize = 16;
         let (width, height) = (self.width, self.height);
         let mut values = vec![0.0; self.values.len()];
@@ -150,17 +150,18 @@ impl Plane {
         Self { width: height, height: width, values }
     }
 
-    /// Of each pixel and those up to `radius` rows above and below it, the one that `better` picks.
+    /// For each pixel, the value that `better` picks of it and those up to `radius` rows above
+    /// and below.
     ///
-    /// Three picks for each pixel whatever the radius is: each window is the end of one block of rows
-    /// and the beginning of the next (van Herk, "A fast algorithm for local minimum and maximum
-    /// filters on rectangular and octagonal kernels", 1992).
+    /// Takes three picks per pixel, whatever the radius: each window is the end of one block of
+    /// rows and the beginning of the next (van Herk, "A fast algorithm for local minimum and
+    /// maximum filters on rectangular and octagonal kernels", 1992).
     fn below(self, radius: usize, better: impl Fn(f32, f32) -> f32) -> Self {
         let (width, height, window) = (self.width, self.height, 2 * radius + 1);
         let pick = |into: &mut [f32], other: &[f32]| {
             into.iter_mut().zip(other).for_each(|(value, &other)| *value = better(*value, other));
         };
-        // From the first row of a block down to each, and from each down to the last one.
+        // Picks from the first row of a block down to each row, and from each row down to the last.
         let (mut down, mut up) = (self.values.clone(), self.values);
         for row in 1..height {
             if row % window != 0 {
@@ -185,7 +186,7 @@ impl Plane {
                 continue;
             }
             down.copy_within(last * width..(last + 1) * width, here.start);
-            // The block that the window begins in, unless it goes on behind the window.
+            // The block that the window begins in, unless it continues past the window.
             if first / window * window + window - 1 <= last {
                 pick(&mut down[here], begins);
             }
@@ -207,33 +208,34 @@ fn smooth(before: f32, here: f32, after: f32) -> f32 {
     (before + 2.0 * here + after) / 4.0
 }
 
-/// As `f32::max` of numbers, in one instruction.
+/// Like `f32::max` for values other than NaN, in one instruction.
 fn larger(one: f32, other: f32) -> f32 {
     if one > other { one } else { other }
 }
 
-/// As `f32::min` of numbers, in one instruction.
+/// Like `f32::min` for values other than NaN, in one instruction.
 fn smaller(one: f32, other: f32) -> f32 {
     if one < other { one } else { other }
 }
 
 /// The value below which `share` of the values lie.
 pub(super) fn quantile(values: &[f32], share: f32) -> f32 {
-    // Whole numbers are compared in one instruction.
+    // Integers are compared in one instruction.
     let mut ordered: Vec<i32> = values.iter().map(|value| swapped(value.to_bits())).collect();
     let rank = rank(values.len(), share);
     let found = *ordered.select_nth_unstable(rank).1;
     f32::from_bits(swapped(found.cast_unsigned()).cast_unsigned())
 }
 
-/// The bits of a number as a whole number that is as large beside others, and back again; see
-/// [`f32::total_cmp`].
+/// Maps the bits of a float to an integer that orders the same way, and back;
+/// see [`f32::total_cmp`].
 fn swapped(bits: u32) -> i32 {
     let bits = bits.cast_signed();
     bits ^ ((bits >> 31).cast_unsigned() >> 1).cast_signed()
 }
 
-/// Whether any value is above `level`. Most are not: a few at a time are looked at without a branch.
+/// Whether any value is above `level`. Most are not, so several at a time are checked without
+/// a branch.
 pub(super) fn exceeds(values: &[f32], level: f32) -> bool {
     let (many, rest) = values.as_chunks::<16>();
     let is_any =
@@ -241,7 +243,7 @@ pub(super) fn exceeds(values: &[f32], level: f32) -> bool {
     many.iter().any(|values| is_any(values)) || is_any(rest)
 }
 
-/// The place in order of the value below which `share` of `count` values lie.
+/// The index in sorted order of the value below which `share` of `count` values lie.
 fn rank(count: usize, share: f32) -> usize {
     let last = count - 1;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of last")]
@@ -249,7 +251,7 @@ fn rank(count: usize, share: f32) -> usize {
     rank.min(last)
 }
 
-/// As [`quantile`] for a share near 1: looks only at the few largest values.
+/// Like [`quantile`], for a share near 1: keeps only the few largest values.
 pub(super) fn high_quantile(values: &[f32], share: f32) -> f32 {
     let kept = values.len() - rank(values.len(), share);
     let mut largest: Vec<f32> = values[..kept].to_vec();
@@ -269,13 +271,13 @@ pub(super) fn high_quantile(values: &[f32], share: f32) -> f32 {
     largest[0]
 }
 
-/// Every how many of `count` values a sample takes one.
+/// The step between the values that a sample of `count` values takes.
 fn sample_step(count: usize) -> usize {
     count.div_ceil(SAMPLE).max(1) | 1
 }
 
-/// Median, and the standard deviation that a normal distribution with the same median absolute
-/// deviation has: neither sees outliers.
+/// Median, and the standard deviation of a normal distribution with the same median absolute
+/// deviation. Outliers affect neither.
 pub(super) fn median_and_spread(values: &[f32]) -> (f32, f32) {
     median_and_spread_of(values.iter().step_by(sample_step(values.len())).copied().collect())
 }
@@ -294,7 +296,7 @@ mod tests {
 
     use super::*;
 
-    /// Values that look like chance, the same each time.
+    /// Pseudo-random values, the same each time.
     fn plane(width: usize, height: usize) -> Plane {
         let mut state = u32::try_from(width * 1000 + height).expect("a small plane");
         let values = (0..width * height).map(|_| {
@@ -307,7 +309,7 @@ mod tests {
     const SIZES: [(usize, usize); 7] =
         [(1, 1), (1, 9), (9, 1), (2, 3), (16, 16), (17, 40), (50, 33)];
 
-    /// What a filter over windows does, pixel by pixel.
+    /// Reference for the filters over windows, pixel by pixel.
     fn windows(of: &Plane, radius: usize, better: fn(f32, f32) -> f32) -> Plane {
         let pixel = |at: usize| {
             let (x, y) = (at % of.width, at / of.width);

@@ -3,11 +3,11 @@
 use super::Survey;
 use crate::preprocess::ImageError;
 
-/// Bytes in front of the header, the last four of which say where the pixels begin.
+/// Bytes before the header, the last four of which give the offset of the pixels.
 const BEFORE: usize = 14;
 
-/// Refuses a file whose header would be taken for pixels, and an uncompressed one that is too short for
-/// its rows, before memory is taken.
+/// Refuses a file whose header would be read as pixels, and an uncompressed one that is too short
+/// for its rows, before memory is allocated.
 pub(super) fn survey(bytes: &[u8]) -> Result<Survey, ImageError> {
     let long = |at: usize| bytes.get(at..)?.first_chunk().map(|long| u32::from_le_bytes(*long));
     if let (Some(start), Some(header)) = (long(BEFORE - 4), long(BEFORE))
@@ -22,7 +22,7 @@ pub(super) fn survey(bytes: &[u8]) -> Result<Survey, ImageError> {
     Ok(Survey::default())
 }
 
-/// Bytes of all rows; `None` when they are compressed, or the header is cut off.
+/// Total bytes of all rows; `None` if they are compressed or the header is cut off.
 fn rows(bytes: &[u8]) -> Option<u64> {
     let header = bytes.get(BEFORE..)?;
     let long = |at: usize| Some(u32::from_le_bytes(*header.get(at..)?.first_chunk()?));

@@ -6,8 +6,8 @@ const ORIENTATION: u16 = 0x0112;
 /// The prefix of the block in a JPEG; some writers put it into other formats too.
 const PREFIX: &[u8] = b"Exif\0\0";
 
-/// What the first directory of the block says, nonsense for nothing to turn; `None` when it is damaged or
-/// says nothing.
+/// The orientation in the first directory of the block; an invalid value counts as upright. `None`
+/// if the block is damaged or has no such entry.
 pub(in crate::preprocess) fn orientation(mut block: &[u8]) -> Option<Orientation> {
     while let Some(rest) = block.strip_prefix(PREFIX) {
         block = rest;
@@ -27,7 +27,7 @@ pub(in crate::preprocess) fn orientation(mut block: &[u8]) -> Option<Orientation
     Some(orientation.unwrap_or(Orientation::NoTransforms))
 }
 
-/// The order of bytes in a TIFF structure.
+/// The byte order of a TIFF structure.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Order {
     Little,

@@ -1,13 +1,13 @@
-//! Which format a file is in, by its first bytes, whatever its name says.
+//! Recognises the format of a file by its first bytes, whatever its name says.
 //!
-//! For a format that is not decoded here the error names it and says what to do: phones send HEIC
+//! For a format that is not decoded here, the error names it and says what to do: phones send HEIC
 //! without telling their owners.
 
 use image::ImageFormat;
 
 use crate::preprocess::ImageError;
 
-/// The format of a file that is decoded here, or what it is instead.
+/// The format of a file, or an error that says what it is if it is not decoded here.
 pub(in crate::preprocess) fn recognise(bytes: &[u8]) -> Result<ImageFormat, ImageError> {
     if let Some(sentence) = other(bytes) {
         return Err(ImageError::NotDecoded(sentence));
@@ -21,10 +21,11 @@ pub(in crate::preprocess) fn recognise(bytes: &[u8]) -> Result<ImageFormat, Imag
     }
 }
 
-/// What a TIFF with addresses of 64 bits begins with, which the `image` crate decodes and does not recognise.
+/// First bytes of a TIFF with 64-bit offsets, which the `image` crate decodes but does
+/// not recognise.
 const BIG_TIFFS: [&[u8]; 2] = [b"II\x2B\0", b"MM\0\x2B"];
 
-/// First bytes, and a sentence about what they belong to.
+/// First bytes of a format, and a sentence about it.
 type Other = (&'static [u8], &'static str);
 
 const OTHERS: [Other; 22] = [

@@ -20,19 +20,18 @@ pub(super) use xmp::orientation as orientation_of_xmp;
 
 use super::ImageError;
 
-/// What the structure of a file tells.
+/// Facts read from the structure of a file.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Survey {
     /// `None` if the file does not say.
     pub(super) orientation: Option<Orientation>,
-    /// Bytes that the library takes in addition to the pixels that it returns.
+    /// Bytes that the library allocates in addition to the pixels it returns.
     pub(super) working: u64,
-    /// Whether colours are stored times their opacity.
+    /// Whether colours are stored multiplied by their opacity.
     pub(super) is_premultiplied: bool,
 }
 
-/// Looks through the file; refuses one that cannot be complete or would cost more than it
-/// announces.
+/// Scans the file; refuses one that cannot be complete or would cost more than it announces.
 pub(super) fn survey(format: ImageFormat, bytes: &[u8]) -> Result<Survey, ImageError> {
     if format == ImageFormat::Png {
         png::survey(bytes)

@@ -9,11 +9,11 @@ use image::metadata::Orientation;
 use super::{Survey, exif, xmp};
 use crate::preprocess::ImageError;
 
-/// Bytes that one byte of deflated data can become, at most.
+/// Maximum number of bytes that one byte of deflated data can expand to.
 const LARGEST_GAIN: u64 = 1032;
-/// Bytes of a decompressed text that are read.
+/// Maximum bytes read from a decompressed text.
 const LONGEST_TEXT: u64 = 1 << 20;
-/// Where tools kept EXIF before there was a chunk for it: hexadecimal, in lines.
+/// Keyword under which tools stored EXIF before there was a chunk for it: hexadecimal, in lines.
 const EXIF_TEXT: &[u8] = b"Raw profile type exif";
 const XMP_TEXT: &[u8] = b"XML:com.adobe.xmp";
 
@@ -34,7 +34,8 @@ pub(super) fn survey(bytes: &[u8]) -> Result<Survey, ImageError> {
     Ok(Survey { orientation: metadata.orientation(), ..Survey::default() })
 }
 
-/// What says how the picture is to be turned; of several of a kind the last, as for Pillow.
+/// Metadata that may state the orientation. Of several of a kind the last one applies, as
+/// in Pillow.
 #[derive(Default)]
 struct Metadata<'a> {
     exif: Option<&'a [u8]>,
@@ -79,7 +80,7 @@ struct Text<'a> {
 }
 
 impl<'a> Text<'a> {
-    /// Keyword and text of a chunk that has one.
+    /// Keyword and text of a chunk, `None` if it has no text.
     fn read(kind: [u8; 4], content: &'a [u8]) -> Option<Named<'a>> {
         let (keyword, rest) = split(content)?;
         let (is_packed, bytes) = match &kind {
@@ -102,19 +103,20 @@ impl<'a> Text<'a> {
             return self.bytes.into();
         }
         let mut text = Vec::new();
-        // What comes before the damage in a damaged text is as good as any.
+        // In a damaged text, the part before the damage is as good as any.
         let _read = ZlibDecoder::new(self.bytes).take(LONGEST_TEXT).read_to_end(&mut text);
         text.into()
     }
 }
 
-/// What comes before the first zero and after it.
+/// The parts before and after the first zero.
 fn split(bytes: &[u8]) -> Option<Halves<'_>> {
     let end = bytes.iter().position(|&byte| byte == 0)?;
     Some((&bytes[..end], &bytes[end + 1..]))
 }
 
-/// The bytes of a profile: behind an empty line, its name and its length come lines of hexadecimal digits.
+/// The bytes of a profile: lines of hexadecimal digits after an empty line, its name and
+/// its length.
 fn profile(text: &[u8]) -> Vec<u8> {
     let lines = text.split(|&byte| byte == b'\n').skip(3);
     let digits = lines.flatten().filter(|byte| !byte.is_ascii_whitespace());
@@ -124,7 +126,7 @@ fn profile(text: &[u8]) -> Vec<u8> {
     digits.as_chunks::<2>().0.iter().map(|[high, low]| high << 4 | low).collect()
 }
 
-/// Bytes of the pixels before compression, without the filters.
+/// Uncompressed bytes of the pixels, without the filters.
 fn raw_size(header: &[u8]) -> Option<u64> {
     let &[w3, w2, w1, w0, h3, h2, h1, h0, depth, colour, ..] = header else { return None };
     let samples = match colour {

@@ -28,7 +28,7 @@ const IN_PLANES: u64 = 2;
 const LOWEST_BIT_FIRST: u64 = 2;
 const PREMULTIPLIED: u64 = 1;
 
-/// Most strips or tiles of a file; the library starts anew for each of them.
+/// Maximum number of strips or tiles in a file; the library starts afresh for each of them.
 const MOST_PARTS: u64 = 65_536;
 
 /// The library decodes into memory of its own, which is then copied.
@@ -88,14 +88,14 @@ struct Directory<'a> {
     entries: &'a [u8],
 }
 
-/// How many values an entry has, and its field.
+/// Number of values of an entry, and its field.
 type Counted<'a> = (u64, &'a [u8]);
 
 /// The values of an entry.
 struct Values<'a> {
     kind: u16,
     count: u64,
-    /// From the first value on.
+    /// Starts at the first value.
     bytes: &'a [u8],
 }
 
@@ -119,7 +119,7 @@ impl<'a> Directory<'a> {
         self.entries.chunks_exact(if self.is_big { 20 } else { 12 })
     }
 
-    /// How many values an entry has, and the field that holds them or says where they are.
+    /// Number of values of an entry, and the field that contains them or their offset.
     fn count(&self, entry: &'a [u8]) -> Option<Counted<'a>> {
         Some(if self.is_big {
             (self.order.long8(&entry[4..])?, &entry[12..])
@@ -145,7 +145,7 @@ impl<'a> Directory<'a> {
         Some(Values { kind, count, bytes })
     }
 
-    /// By its own entry, or else by XMP.
+    /// From its own entry, or else from XMP.
     fn orientation(&self) -> Option<Orientation> {
         if let Some(number) = self.number(ORIENTATION, 0) {
             return u8::try_from(number).ok().and_then(Orientation::from_exif);
@@ -160,8 +160,7 @@ impl<'a> Directory<'a> {
         self.values(tag)?.number(self.order, index)
     }
 
-    /// A JPEG in a strip or tile has the size of the strip or tile, and not one that takes memory
-    /// beyond it.
+    /// Refuses a JPEG that is larger than its strip or tile and would take memory beyond it.
     fn check_jpegs(&self, parts: &Values<'_>, size: (u64, u64)) -> Result<(), ImageError> {
         for at in (0..).map_while(|index| parts.number(self.order, index)) {
             let file = usize::try_from(at).ok().and_then(|at| self.bytes.get(at..));
@@ -189,7 +188,7 @@ impl Values<'_> {
     }
 }
 
-/// Bytes of a whole number of this kind.
+/// Size in bytes of an integer of this kind.
 fn width_of(kind: u16) -> Option<u64> {
     match kind {
         1 | 6 | 7 => Some(1),

@@ -3,18 +3,18 @@
 use super::{Survey, exif, xmp};
 use crate::preprocess::ImageError;
 
-/// Bytes per pixel that the library takes for a chunk of transparency.
+/// Bytes per pixel that the library allocates for a transparency chunk.
 const ALPHA: u64 = 6;
-/// ... for a lossless picture, while it is decompressed.
+/// The same for a lossless picture while it is decompressed.
 const LOSSLESS: u64 = 4;
-/// ... for the canvas of an animation and for a frame on it.
+/// The same for the canvas of an animation and for a frame on it.
 const ANIMATION: u64 = 8;
 
 const EXIF_FLAG: u8 = 0x08;
 const XMP_FLAG: u8 = 0x04;
 
-/// Refuses a file with a frame larger than the file announces, because decoding costs what the
-/// frame has.
+/// Refuses a file with a frame larger than the file announces, because the frame determines the
+/// cost of decoding.
 pub(super) fn survey(bytes: &[u8]) -> Result<Survey, ImageError> {
     let content = bytes.get(12..).unwrap_or_default();
     let mut extended = None;
@@ -64,10 +64,10 @@ impl Extended {
     }
 }
 
-/// What the frames of a file take to decode.
+/// The cost of decoding the frames of a file.
 #[derive(Debug, Default)]
 struct Contents {
-    /// The largest sides.
+    /// Largest width and height of any frame.
     size: (u32, u32),
     is_lossy: bool,
     /// Bytes per pixel for the parts that are not lossy.
@@ -97,7 +97,7 @@ impl Contents {
 
     fn working(&self, (width, height): (u32, u32)) -> u64 {
         let pixels = u64::from(width) * u64::from(height);
-        // A plane of brightness and two of a quarter, in whole blocks of 16 by 16.
+        // A luma plane and two chroma planes a quarter of its size, in whole blocks of 16 by 16.
         let blocks = u64::from(width.div_ceil(16)) * u64::from(height.div_ceil(16));
         let lossy = u64::from(self.is_lossy) * blocks * 256 * 3 / 2;
         let others: u64 = self.others.iter().sum();

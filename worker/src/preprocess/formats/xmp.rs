@@ -1,12 +1,12 @@
-//! The orientation in an XMP packet, where a file's EXIF says nothing: as Pillow reads it.
+//! The orientation in an XMP packet, used if a file's EXIF has none, and read as Pillow does.
 
 use image::metadata::Orientation;
 
 const NAME: &[u8] = b"tiff:Orientation";
-/// No packet that is read through is longer.
+/// Maximum bytes of a packet that are searched.
 const LONGEST: usize = 1 << 20;
 
-/// What the first attribute or element of that name says.
+/// The value of the first attribute or element of that name.
 pub(in crate::preprocess) fn orientation(packet: &[u8]) -> Option<Orientation> {
     let mut rest = &packet[..packet.len().min(LONGEST)];
     while let Some(at) = rest.windows(NAME.len()).position(|window| window == NAME) {

@@ -1,14 +1,14 @@
 //! One channel of a picture on its way from coefficients to pixels.
 //!
-//! Chroma that is stored at half the resolution is reduced half as much as the rest, which saves its
-//! enlargement.
+//! Chroma that is stored at half the resolution is reduced half as much as the rest, which saves
+//! enlarging it.
 
 #![allow(clippy::inline_always, reason = "blocks are put down in the innermost loop")]
 
 use super::header::{Component, Frame};
 use super::inverse::{ZIGZAG, inverse, level};
 
-/// What is missing of a picture.
+/// Fills the missing parts of a picture.
 const GREY: u8 = 128;
 /// The zigzag places below this lie in the corner of four by four coefficients.
 const WITHIN_4_BY_4: usize = 10;
@@ -19,15 +19,15 @@ pub(super) struct Plane {
     /// Bytes per row.
     pub(super) stride: usize,
     pub(super) bytes: Vec<u8>,
-    /// The line of the channel that `bytes` begin with.
+    /// The line of the channel that `bytes` begins with.
     pub(super) first: usize,
-    /// What of it belongs to the picture, across and down.
+    /// The part that belongs to the picture, across and down.
     pub(super) size: (usize, usize),
-    /// Pixels of the picture that one of this plane covers, beyond the reduction.
+    /// Pixels of the reduced picture that one pixel of this plane covers, across and down.
     pub(super) spread: (usize, usize),
 }
 
-/// A channel while its pixels are made.
+/// A channel whose pixels are being computed.
 #[derive(Debug)]
 pub(super) struct Channel {
     pub(super) plane: Plane,
@@ -39,12 +39,12 @@ pub(super) struct Channel {
     pub(super) steps: [(f32, u8); 64],
 }
 
-/// Where the blocks of a channel lie, before there is memory for them.
+/// Where the blocks of a channel lie, known before memory is allocated for them.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Layout {
     /// Blocks in whole units, across and down.
     pub(super) blocks: (usize, usize),
-    /// Blocks down of a unit.
+    /// Rows of blocks in a unit.
     unit: usize,
     block: (usize, usize),
     spread: (usize, usize),
@@ -52,7 +52,7 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// Of a channel that is reduced by `shrink` (1, 2, 4 or 8).
+    /// The layout of a channel that is reduced by `shrink` (1, 2, 4 or 8).
     pub(super) fn new(frame: &Frame, component: &Component, shrink: usize) -> Self {
         let (most, units, blocks) = (frame.most(), frame.units(), component.blocks);
         let coarser = (most.0 / blocks.0, most.1 / blocks.1);
@@ -72,12 +72,12 @@ impl Layout {
         }
     }
 
-    /// Memory of the plane.
+    /// Bytes of the whole plane.
     pub(super) fn bytes(&self) -> usize {
         self.stride() * self.blocks.1 * self.block.1
     }
 
-    /// Memory of a band of as many blocks down as a unit has.
+    /// Bytes of a band, which has as many rows of blocks as a unit.
     pub(super) fn band_bytes(&self) -> usize {
         self.stride() * self.band_lines()
     }
@@ -86,7 +86,7 @@ impl Layout {
         self.blocks.0 * self.block.0
     }
 
-    /// The lines of a unit, and the one above them, of which enlarging makes use.
+    /// The lines of a unit and the one above them, which enlarging needs.
     fn band_lines(&self) -> usize {
         1 + self.unit * self.block.1
     }
@@ -107,7 +107,7 @@ impl Channel {
         Self::of(layout, steps, layout.bytes())
     }
 
-    /// Of which there is a band at a time, the first one at first.
+    /// A channel that is kept a band at a time, starting with the first.
     pub(super) fn band(layout: &Layout, steps: &[f32; 64]) -> Self {
         Self::of(layout, steps, layout.band_bytes())
     }
@@ -128,7 +128,7 @@ impl Channel {
         }
     }
 
-    /// Goes on from the unit in row `row` to the one below it.
+    /// Moves on from the unit in row `row` to the one below it.
     pub(super) fn advance(&mut self, row: usize) {
         let plane = &mut self.plane;
         let lines = plane.bytes.len() / plane.stride - 1;
@@ -139,20 +139,20 @@ impl Channel {
         plane.first = last;
     }
 
-    /// Where in the plane a block begins.
+    /// Index in the plane at which a block begins.
     #[inline(always)]
     pub(super) fn corner(&self, column: usize, row: usize) -> usize {
         (row * self.block.1 - self.plane.first) * self.plane.stride + column * self.block.0
     }
 
-    /// Makes the pixel of a block that is one pixel.
+    /// Writes the pixel of a block that is reduced to one pixel.
     #[inline(always)]
     pub(super) fn put_pixel(&mut self, average: f32, corner: usize) {
         self.plane.bytes[corner] = level(average / 8.0);
     }
 
-    /// Makes the pixels of a block of coefficients, row by row; none behind the zigzag place `highest` is
-    /// other than zero.
+    /// Writes the pixels of a block. Its coefficients are given row by row, and those beyond zigzag
+    /// place `highest` are zero.
     #[inline(always)]
     pub(super) fn put(&mut self, coefficients: &[f32; 64], highest: usize, corner: usize) {
         if highest == 0 {
@@ -182,7 +182,7 @@ impl Channel {
         }
     }
 
-    /// Makes the pixels of a block of which only the first coefficient is not zero.
+    /// Writes the pixels of a block whose only nonzero coefficient is the first.
     fn put_flat(&mut self, average: f32, corner: usize) {
         let level = level(average / 8.0);
         for y in 0..self.block.1 {

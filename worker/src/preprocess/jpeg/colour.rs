@@ -1,5 +1,5 @@
-//! From the channels of a JPEG to pixels: coarser channels are enlarged and colours converted as
-//! libjpeg and Pillow do it.
+//! Turns the channels of a JPEG into pixels, enlarging coarser channels and converting colours as
+//! libjpeg and Pillow do.
 
 #![allow(
     clippy::inline_always,
@@ -17,19 +17,19 @@ use super::channel::Plane;
 use super::header::Colour;
 use crate::preprocess::picture::Pixels;
 
-/// A picture while its rows are made.
+/// A picture whose rows are being computed.
 pub(super) struct Canvas {
     colour: Colour,
     size: (usize, usize),
     /// Rows so far.
     made: usize,
     bytes: Vec<u8>,
-    /// A row of each channel that is coarser than the picture, enlarged.
+    /// The enlarged row of each channel that is coarser than the picture.
     wide: [Vec<u8>; 4],
 }
 
 impl Canvas {
-    /// A picture of the given size, of which nothing is made yet.
+    /// A picture of the given size, without any rows yet.
     pub(super) fn new(colour: Colour, size: (u32, u32)) -> Self {
         let size = (size.0 as usize, size.1 as usize);
         let channels = if colour == Colour::Gray { 1 } else { 3 };
@@ -37,8 +37,8 @@ impl Canvas {
         Self { colour, size, made: 0, bytes, wide: Default::default() }
     }
 
-    /// Makes the rows from the last that was made up to `end`, as far as there are any; `None` when the
-    /// channels are not those of its colour.
+    /// Computes the missing rows before `end`, as far as the picture goes; `None` if the channels
+    /// are not those of its colour.
     pub(super) fn paint(&mut self, planes: &[&Plane], end: usize) -> Option<()> {
         let end = end.min(self.size.1);
         match (planes, self.colour) {
@@ -57,7 +57,7 @@ impl Canvas {
         Some(())
     }
 
-    /// The picture, of which all rows are made.
+    /// The picture, once all rows are computed.
     pub(super) fn finish(self) -> Option<Pixels> {
         let (width, height) = (self.size.0 as u32, self.size.1 as u32);
         if self.colour == Colour::Gray {
@@ -90,13 +90,13 @@ impl Canvas {
 /// A row of pixels from a row of each channel.
 type Convert<const N: usize> = fn(&mut [[u8; 3]], [&[u8]; N]);
 
-/// The part of a factor behind the point, in 16 bits.
+/// The fractional part of a factor, in 16 bits.
 const fn part(factor: f64) -> i32 {
     (factor * 65_536.0 + 0.5) as i32
 }
 
-/// YCbCr of JFIF to RGB, as libjpeg rounds it. All factors lie between one half below zero and above: so
-/// written, sixteen bits are enough for what is multiplied.
+/// JFIF's YCbCr to RGB, rounded as in libjpeg. Written this way, all factors are between minus one
+/// half and one half, so that sixteen bits are enough for the operands.
 #[inline(always)]
 fn ycbcr(light: u8, blue: u8, red: u8) -> [u8; 3] {
     let narrow = |value: i16| value.clamp(0, 255) as u8;
@@ -152,7 +152,7 @@ fn cmyk_row(line: &mut [[u8; 3]], [cyan, magenta, yellow, black]: [&[u8]; 4]) {
     }
 }
 
-/// The inks but black as the complements of RGB, in YCbCr.
+/// The inks other than black are the complements of RGB, stored as YCbCr.
 fn ycck_row(line: &mut [[u8; 3]], [light, blue, red, black]: [&[u8]; 4]) {
     let channels = light.iter().zip(blue).zip(red).zip(black);
     for (pixel, (((&light, &blue), &red), &black)) in line.iter_mut().zip(channels) {
@@ -166,7 +166,7 @@ fn times(left: u8, right: u8) -> u8 {
 }
 
 impl Plane {
-    /// The first `width` bytes of row `y` of the picture, enlarged as `spread` says.
+    /// The first `width` bytes of row `y` of the picture, enlarged by `spread`.
     fn row<'a>(&'a self, y: usize, width: usize, buffer: &'a mut Vec<u8>) -> &'a [u8] {
         let line = self.line(y / self.spread.1);
         if self.spread == (1, 1) {
@@ -198,7 +198,7 @@ impl Plane {
         &self.bytes[y * self.stride..][..self.size.0]
     }
 
-    /// The row that covers row `y` of the picture, mixed with the nearest other.
+    /// The row that covers row `y` of the picture, mixed with the next nearest one.
     #[inline(always)]
     fn blend<T: Level>(&self, y: usize, mix: impl Fn(u16, u16) -> u16, row: &mut [T]) {
         let near = y / 2;
@@ -210,7 +210,7 @@ impl Plane {
     }
 }
 
-/// A level of grey, or a sum of such.
+/// A level of grey, or a sum of levels.
 trait Level: Copy + Into<u16> {
     fn narrow(value: u16) -> Self;
 }
@@ -229,8 +229,8 @@ impl Level for u16 {
     }
 }
 
-/// Two pixels of each value: what `mix` makes of it and of the neighbour on that side, of which the last
-/// argument tells: 0 left, 1 right.
+/// Makes two pixels of each value by mixing it with the neighbour on either side. The last argument
+/// of `mix` is the side: 0 left, 1 right.
 #[inline(always)]
 fn widen<T: Level>(line: &[T], wide: &mut [u8], mix: impl Fn(u16, u16, u16) -> u16) {
     let pairs = wide.as_chunks_mut::<2>().0;

@@ -42,7 +42,7 @@ pub(super) struct Component {
     pub(super) table: usize,
 }
 
-/// What the channels stand for.
+/// What the channels represent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Colour {
     Gray,
@@ -58,7 +58,7 @@ pub(super) struct Scan {
     pub(super) channels: Vec<Selected>,
     /// The first and the last coefficient, in zigzag order.
     pub(super) band: (usize, usize),
-    /// The lowest bit that was known before, zero for none, and the one that the scan brings.
+    /// The lowest bit known before the scan (zero for none) and the one that the scan adds.
     pub(super) bits: (u32, u32),
 }
 
@@ -72,7 +72,7 @@ pub(super) struct Selected {
     pub(super) ac: usize,
 }
 
-/// Definitions that hold for the next scan.
+/// Definitions that apply to the next scan.
 #[derive(Debug, Default)]
 pub(super) struct Tables<'a> {
     quantisation: [Option<[u16; 64]>; 4],
@@ -82,27 +82,27 @@ pub(super) struct Tables<'a> {
     pub(super) restart_interval: usize,
 }
 
-/// A Huffman code as it is defined.
+/// The definition of a Huffman code.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Code<'a> {
     pub(super) counts: &'a [u8; 16],
     pub(super) symbols: &'a [u8],
 }
 
-/// What application segments say about the channels.
+/// Information about the channels in application segments.
 #[derive(Debug, Default)]
 struct Hints {
     is_jfif: bool,
     adobe: Option<u8>,
 }
 
-/// What an application segment with an XMP packet begins with.
+/// Prefix of an application segment with an XMP packet.
 const XMP: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
 
-/// Segments that may stand before a frame header that is looked for on its own.
+/// Maximum number of segments before the frame header if only the size is read.
 const MOST_BEFORE: usize = 1000;
 
-/// Width and height, read without anything else; `None` when there is no frame header, or it comes late.
+/// Reads only the width and height; `None` if there is no frame header or it comes too late.
 pub(in crate::preprocess) fn size(bytes: &[u8]) -> Option<(u32, u32)> {
     let mut rest = bytes.strip_prefix(&[0xFF, 0xD8])?;
     for _ in 0..MOST_BEFORE {
@@ -159,7 +159,7 @@ impl<'a> File<'a> {
         Ok((file, scan))
     }
 
-    /// Goes on to the next scan from `rest`; `None` at the end of the picture or of the file.
+    /// Continues to the next scan from `rest`; `None` at the end of the picture or of the file.
     pub(super) fn next_scan(&mut self, rest: &'a [u8]) -> Result<Option<Scan>, ImageError> {
         let mut reader = Reader {
             rest,
@@ -198,7 +198,7 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// The content of the next scan header; `None` when the picture or the file ends before.
+    /// The content of the next scan header; `None` if the picture or the file ends first.
     fn next_header(&mut self) -> Result<Content<'a>, ImageError> {
         loop {
             let before = self.rest;
@@ -240,7 +240,7 @@ impl<'a> Reader<'a> {
             }
             0xE0 if content.len() >= 14 => self.hints.is_jfif |= content.starts_with(b"JFIF\0"),
             0xE1 if content.starts_with(b"Exif\0\0") => self.exif = self.exif.or(Some(content)),
-            // Of several packets the last one holds, as for Pillow.
+            // Of several packets the last one applies, as in Pillow.
             0xE1 if content.starts_with(XMP) => self.xmp = Some(content),
             0xEE if content.starts_with(b"Adobe") => {
                 self.hints.adobe = content.get(11).copied().or(self.hints.adobe);
@@ -252,7 +252,7 @@ impl<'a> Reader<'a> {
 }
 
 impl Hints {
-    /// Concludes as libjpeg does: JFIF means YCbCr, whatever an Adobe segment says.
+    /// Decides as libjpeg does: JFIF means YCbCr, whatever an Adobe segment says.
     fn colour(&self, components: &[Component]) -> Result<Colour, ImageError> {
         match (components, self.adobe) {
             ([_], _) => Ok(Colour::Gray),
@@ -330,7 +330,7 @@ impl Frame {
         ((self.width * across).div_ceil(most.0), (self.height * down).div_ceil(most.1))
     }
 
-    /// Blocks that belong to the picture, of all channels.
+    /// Number of blocks of all channels that belong to the picture.
     pub(super) fn blocks_used(&self) -> usize {
         let sizes = self.components.iter().map(|one| self.size_of(one));
         sizes.map(|(width, height)| width.div_ceil(8) * height.div_ceil(8)).sum()
@@ -343,7 +343,7 @@ impl Frame {
     }
 }
 
-/// Blocks that a unit of several channels may have.
+/// Maximum number of blocks in a unit of several channels.
 const LARGEST_UNIT: usize = 10;
 
 impl Scan {
@@ -413,7 +413,7 @@ impl<'a> Tables<'a> {
         Table::new(code.counts, code.symbols)
     }
 
-    /// Puts the codes of the standard where the file has defined none, as libjpeg does.
+    /// Fills in the codes of the standard where the file defines none, as libjpeg does.
     fn complete(&mut self) {
         for (slot, standard) in self.dc.iter_mut().zip(standard::DC) {
             slot.get_or_insert(standard);

@@ -1,27 +1,27 @@
-//! Huffman codes of JPEG: a bit reader and tables that take several symbols at a step.
+//! JPEG's Huffman codes: a bit reader, and tables that consume several symbols in one step.
 //!
-//! A picture that is decoded at an eighth of its size needs one coefficient of 64. The others have
-//! to be skipped symbol by symbol all the same, and that is where the time goes. So a table has, in
-//! addition to the usual look-up of one symbol, one that tells how many bits and how many
-//! coefficients a whole run of symbols takes.
+//! A picture that is decoded at an eighth of its size needs one coefficient in 64. The others still
+//! have to be skipped symbol by symbol, and that is where the time goes. So in addition to the
+//! usual look-up of one symbol, a table has one that gives the number of bits and coefficients in a
+//! whole run of symbols.
 
 #![allow(clippy::inline_always, reason = "the reader must stay in registers over a whole block")]
 
 use super::markers::{self, has_ff};
 
-/// Bits of the look-up of one symbol, and of a run of symbols.
+/// Bits used to look up one symbol (`LOOK`) and a run of symbols (`SKIP`).
 const LOOK: u32 = 10;
 const SKIP: u32 = 13;
 
 type Look = [(u8, u8); 1 << LOOK];
 
-/// An AC symbol together with the number behind it, if both lie in the next `LOOK` bits.
+/// An AC symbol and the number that follows it, if both fit into the next `LOOK` bits.
 #[derive(Debug, Clone, Copy, Default)]
 struct Whole {
     value: i16,
-    /// Of both; zero when they are longer.
+    /// Bits of both; zero if they are longer.
     bits: u8,
-    /// Coefficients that it stands for, the last of which has the value; zero ends the block.
+    /// Number of coefficients it covers, the last of which has the value; zero ends the block.
     advance: u8,
 }
 
@@ -30,9 +30,9 @@ struct Whole {
 pub(super) struct Table {
     /// Length of the code (0: longer than `LOOK`), symbol.
     look: Box<Look>,
-    /// Empty until it is asked for.
+    /// Empty until requested.
     skip: Box<[Run]>,
-    /// Empty until it is asked for.
+    /// Empty until requested.
     whole: Box<[Whole]>,
     /// By length of code: the first code beyond that length, left-aligned in 16 bits.
     limit: [u32; 18],
@@ -41,8 +41,9 @@ pub(super) struct Table {
     symbols: Box<[u8]>,
 }
 
-/// Whole AC symbols in the next `SKIP` bits, packed: how many bits (4 bits, zero when not even one
-/// symbol fits), how many coefficients they stand for (6 bits), whether the last ends the block.
+/// Whole AC symbols in the next `SKIP` bits, packed: number of bits (4 bits, zero if not even
+/// one symbol fits), number of coefficients they cover (6 bits), and whether the last one ends
+/// the block.
 #[derive(Debug, Clone, Copy, Default)]
 struct Run(u16);
 
@@ -66,8 +67,8 @@ impl Run {
 }
 
 impl Table {
-    /// From the number of codes of each length and the symbols in order. `None` if the codes do not
-    /// fit their lengths.
+    /// Builds a table from the number of codes of each length and the symbols in order. `None` if
+    /// the codes do not fit their lengths.
     pub(super) fn new(counts: &[u8; 16], symbols: &[u8]) -> Option<Self> {
         let mut look = [(0, 0); 1 << LOOK];
         let (mut limit, mut offset) = ([0; 18], [0; 17]);
@@ -102,7 +103,7 @@ impl Table {
         self
     }
 
-    /// The same code with look-up of coefficients, for AC coefficients that are all wanted.
+    /// The same code with look-up of coefficients, for when all AC coefficients are needed.
     pub(super) fn with_values(mut self) -> Self {
         self.whole = (0..1 << LOOK).map(|window| self.whole(window << (64 - LOOK))).collect();
         self
@@ -162,12 +163,12 @@ impl Table {
     }
 }
 
-/// No more coefficients in the block: no bits and not the run of sixteen zeros.
+/// Whether the symbol ends the block: it has no bits and is not the run of sixteen zeros.
 fn is_end(symbol: u8) -> bool {
     symbol.is_multiple_of(16) && symbol != 0xF0
 }
 
-/// Reads bits from entropy-coded data, taking the stuffed zeros out.
+/// Reads bits from entropy-coded data, dropping the stuffed zeros.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bits<'a> {
     data: &'a [u8],
@@ -175,7 +176,7 @@ pub(super) struct Bits<'a> {
     /// The next bits of the data, left-aligned.
     window: u64,
     count: u32,
-    /// Bits in the window that stand for data after the end.
+    /// Bits in the window that are padding after the end of the data.
     missing: u32,
 }
 
@@ -189,8 +190,8 @@ impl<'a> Bits<'a> {
         self.missing > self.count
     }
 
-    /// Continues after the restart marker with this number (modulo eight); `None` if another one
-    /// comes.
+    /// Continues after the restart marker with this number (modulo eight); `None` if a different
+    /// one follows.
     pub(super) fn restart(&mut self, number: usize) -> Option<()> {
         let mut rest = self.rest();
         if usize::from(markers::next(&mut rest)?) != 0xD0 + number % 8 {
@@ -200,12 +201,12 @@ impl<'a> Bits<'a> {
         Some(())
     }
 
-    /// The data that has not been read, from the next marker at the latest.
+    /// The unread data, starting at the next marker at the latest.
     pub(super) fn rest(&self) -> &'a [u8] {
         self.data.get(self.at..).unwrap_or_default()
     }
 
-    /// At least 32 bits in the window.
+    /// Ensures at least 32 bits in the window.
     #[inline(always)]
     fn fill(&mut self) {
         if self.count >= 32 {
@@ -297,7 +298,7 @@ impl<'a> Bits<'a> {
         value
     }
 
-    /// The difference of a DC coefficient from the one before.
+    /// The difference of a DC coefficient from the previous one.
     #[inline(always)]
     pub(super) fn dc(&mut self, table: &Table) -> Option<i32> {
         self.fill();
@@ -309,7 +310,7 @@ impl<'a> Bits<'a> {
         Some(self.number(u32::from(size)))
     }
 
-    /// Reads all AC coefficients of a block; `table` is one with values.
+    /// Reads all AC coefficients of a block; `table` must be one with values.
     #[inline(always)]
     pub(super) fn all_ac(&mut self, table: &Table, mut keep: impl FnMut(usize, i32)) -> Option<()> {
         let whole: &[Whole; 1 << LOOK] = table.whole.first_chunk()?;
@@ -345,7 +346,7 @@ impl<'a> Bits<'a> {
         (place == 63).then_some(())
     }
 
-    /// Reads the AC coefficients up to zigzag place `last` and walks over the others.
+    /// Reads the AC coefficients up to zigzag place `last` and skips the others.
     #[inline(always)]
     pub(super) fn ac(
         &mut self,
@@ -374,7 +375,7 @@ impl<'a> Bits<'a> {
         self.skip(table, place)
     }
 
-    /// Walks to the end of a block of which `place` is the last coefficient read.
+    /// Skips to the end of a block whose last coefficient read is at `place`.
     #[inline(always)]
     fn skip(&mut self, table: &Table, mut place: usize) -> Option<()> {
         while place < 63 {
@@ -382,7 +383,7 @@ impl<'a> Bits<'a> {
             let window = (self.window >> (64 - SKIP)) as usize;
             let run = table.skip.get(window).copied().unwrap_or_default();
             let next = place + run.advance();
-            // The bits of a run may belong to the next block, if this one ends before.
+            // The bits of a run may belong to the next block if this one ends first.
             if run.bits() != 0 && next + usize::from(run.ends()) <= 63 {
                 self.take(run.bits());
                 if run.ends() {

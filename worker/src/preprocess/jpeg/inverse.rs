@@ -1,4 +1,4 @@
-//! The inverse cosine transform, at the whole size of a block or a smaller one.
+//! The inverse cosine transform, at the full size of a block or a smaller one.
 //!
 //! The low-frequency corner of a block's cosine transform is the transform of the block at a smaller
 //! size, so a smaller inverse transform gives the reduced picture directly, better filtered than by
@@ -6,8 +6,8 @@
 
 #![allow(clippy::inline_always, reason = "sizes are known where it is called, and loops unroll")]
 
-/// The inverse transform to `W` by `H` pixels of the corner of `X` by `Y` coefficients, beyond which there
-/// is none.
+/// The inverse transform of the corner of `X` by `Y` coefficients to `W` by `H` pixels, ignoring
+/// all other coefficients.
 #[inline(always)]
 pub(super) fn inverse<const X: usize, const Y: usize, const W: usize, const H: usize>(
     coefficients: &[f32; 64],
@@ -15,7 +15,8 @@ pub(super) fn inverse<const X: usize, const Y: usize, const W: usize, const H: u
     let lines = coefficients.as_chunks::<8>().0;
     let corner: [[f32; X]; Y] = std::array::from_fn(|y| std::array::from_fn(|x| lines[y][x]));
     let rows = along::<Y, H, X>(&corner);
-    // Turning the block twice costs more than the second pass itself where a row fills the lanes.
+    // Where a row fills the lanes, transposing the block twice costs more than the second
+    // pass itself.
     if W != 8 {
         return transposed(&along(&transposed(&rows)));
     }
@@ -26,7 +27,7 @@ pub(super) fn inverse<const X: usize, const Y: usize, const W: usize, const H: u
     pixels
 }
 
-/// The transform of `K` frequencies along the first axis to `N` pixels, of `M` columns at a time.
+/// Transforms `K` frequencies along the first axis to `N` pixels, for `M` columns at a time.
 ///
 /// Written so that all loops unroll and the inner ones run over lanes.
 #[inline(always)]
@@ -42,7 +43,7 @@ fn along<const K: usize, const N: usize, const M: usize>(
                 *sum += value * height;
             }
         }
-        // The second half of a cosine mirrors the first, and one of an odd frequency upside down.
+        // The second half of a cosine mirrors the first, upside down if the frequency is odd.
         let [even, odd] = sums;
         for lane in 0..M {
             pixels[N - 1 - first][lane] = even[lane] - odd[lane];
@@ -52,7 +53,7 @@ fn along<const K: usize, const N: usize, const M: usize>(
     pixels
 }
 
-/// The transform of a row to eight pixels, four at a time.
+/// Transforms a row to eight pixels, four at a time.
 #[inline(always)]
 fn across<const K: usize>(frequencies: &[f32; K], pixels: &mut [f32]) {
     let mut sums = [[0.0; 4]; 2];
@@ -99,13 +100,13 @@ const HALF_COSINE: [f32; 9] = [
 /// Shifts a value around zero back to a byte.
 #[inline(always)]
 pub(super) fn level(value: f32) -> u8 {
-    // At this size the unit of the last place is one: the addition rounds, and eight values are
-    // rounded as soon as one.
+    // At this magnitude the unit in the last place is one, so the addition rounds, and eight values
+    // are rounded as fast as one.
     const UNITS: f32 = 12_582_912.0;
     (value.clamp(-128.0, 127.0) + (UNITS + 128.0)).to_bits().to_le_bytes()[0]
 }
 
-/// Place in the block, row by row, of each coefficient in the order of the file.
+/// Index in the block, row by row, of each coefficient in file order.
 pub(super) const ZIGZAG: [u8; 64] = [
     0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20,
     13, 6, 7, 14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59,

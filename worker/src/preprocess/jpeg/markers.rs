@@ -28,7 +28,7 @@ pub(super) fn payload<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     Some(content)
 }
 
-/// Eight bytes at a time: entropy-coded data is long and 0xFF is rare.
+/// Searches eight bytes at a time: entropy-coded data is long and 0xFF is rare.
 fn position_of_ff(bytes: &[u8]) -> Option<usize> {
     let (words, tail) = bytes.as_chunks::<8>();
     let clean = words.iter().position(|word| has_ff(u64::from_be_bytes(*word)));

@@ -1,13 +1,13 @@
-//! JPEG, in safe code, at its size or a fraction of it.
+//! Decodes JPEG in safe code, at full size or a fraction of it.
 //!
 //! Twelve megapixels take longer to decode than to classify, and resizing throws nearly all of them
 //! away, so photos are decoded at a half, a quarter or an eighth of their size, without a full-size
 //! copy. Progressive files, scans of single channels, any layout of chroma, RGB and CMYK are
 //! decoded as well.
 //!
-//! There is one decoder and one rule for files of every size and coding, that of libjpeg: the end
+//! There is one decoder for files of every size and coding, and one rule, that of libjpeg: the end
 //! marker may be missing if the picture is complete, and data that stops before the end marker
-//! leaves the rest grey. Neither is a cut-off upload, which is refused, as is damaged data.
+//! leaves the rest grey. A cut-off upload is neither of these and is refused, as is damaged data.
 
 mod channel;
 mod colour;
@@ -31,11 +31,11 @@ use super::decode::{Shrinks, Stop};
 use super::picture::{Picture, Pixels};
 use super::{ImageError, IsOver, Limits, formats};
 
-/// Most scans of a progressive file. Encoders write about ten.
+/// Maximum number of scans in a progressive file. Encoders write about ten.
 const MOST_SCANS: usize = 100;
 
-/// Decodes reduced by the first of what `shrinks` allows for the size and the orientation of the picture
-/// that there is memory for.
+/// Decodes at the first reduction that there is enough memory for, of those that `shrinks` allows
+/// for the size and orientation of the picture.
 pub(super) fn decode(
     bytes: &[u8],
     limits: &Limits,
@@ -66,22 +66,22 @@ pub(super) fn decode(
 /// How a picture is decoded.
 struct Plan {
     shrink: u32,
-    /// Of each channel.
+    /// One per channel.
     layouts: Vec<Layout>,
     way: Way,
     colour: Colour,
-    /// Of the picture, reduced.
+    /// Size of the reduced picture.
     size: (u32, u32),
 }
 
-/// What is kept of a picture until it has its pixels.
+/// What is kept in memory until the pixels are computed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
     /// The coefficients of all channels: later scans refine them.
     Coefficients,
-    /// The pixels of all channels: they come one after the other.
+    /// The pixels of all channels, which come in sequence.
     Planes,
-    /// A row of units: the channels come together.
+    /// A row of units, because the channels are interleaved.
     Bands,
 }
 
@@ -102,7 +102,7 @@ impl Plan {
         Self { shrink, layouts, way, colour: file.colour, size }
     }
 
-    /// Memory that is taken at the worst time.
+    /// Peak memory.
     fn price(&self) -> usize {
         let sum = |bytes: fn(&Layout) -> usize| self.layouts.iter().map(bytes).sum::<usize>();
         let colours = if self.layouts.len() == 1 { 1 } else { 3 };
@@ -118,7 +118,7 @@ impl Plan {
         Canvas::new(self.colour, self.size)
     }
 
-    /// The picture of channels that are there as a whole.
+    /// The picture made of complete channels.
     fn pixels(&self, planes: &[Plane]) -> Result<Pixels, ImageError> {
         let mut canvas = self.canvas();
         let planes: Vec<&Plane> = planes.iter().collect();
@@ -135,9 +135,10 @@ fn no_table() -> ImageError {
     ImageError::damaged("a table is missing")
 }
 
-/// Refuses what cannot be whole before memory is taken.
+/// Refuses a file that cannot be complete, before memory is allocated.
 fn check_length(file: &File) -> Result<(), ImageError> {
-    // A block takes a bit for its first coefficient, and in a scan of whole blocks one for its end.
+    // A block takes a bit for its first coefficient and, in a scan of whole blocks, one for
+    // its end.
     let bits = if file.frame.is_progressive { 1 } else { 2 };
     if file.rest.len() < file.frame.blocks_used() * bits / 8 {
         return Err(ImageError::ends_early());
@@ -150,7 +151,7 @@ fn steps(file: &File, component: usize) -> Result<[f32; 64], ImageError> {
     file.tables.steps(file.frame.components[component].table).ok_or_else(no_table)
 }
 
-/// Channels that come together, a row of units at a time.
+/// Decodes interleaved channels, a row of units at a time.
 fn in_bands(file: &File, scan: &Scan, plan: &Plan, stop: Stop<'_>) -> Result<Pixels, ImageError> {
     let mut channels = Vec::with_capacity(plan.layouts.len());
     for (component, layout) in plan.layouts.iter().enumerate() {
@@ -170,7 +171,7 @@ fn in_bands(file: &File, scan: &Scan, plan: &Plan, stop: Stop<'_>) -> Result<Pix
     canvas.finish().ok_or_else(no_picture)
 }
 
-/// Channels of which some come after others.
+/// Decodes channels that are spread over several scans.
 fn in_planes(
     mut file: File,
     scan: Scan,
@@ -201,7 +202,7 @@ fn in_planes(
     plan.pixels(&all.ok_or_else(ImageError::ends_early)?)
 }
 
-/// Channels that come bit by bit.
+/// Decodes channels that arrive bit by bit.
 fn progressive(
     mut file: File,
     scan: Scan,
@@ -307,7 +308,7 @@ mod tests {
 
     #[test]
     fn there_is_memory_for_twelve_megapixels_in_any_layout_and_order() {
-        // What the default leaves of a request whose body has eight megabytes.
+        // What the default leaves for a request with a body of eight megabytes.
         let limits = Limits { max_bytes: 56 << 20, ..Limits::default() };
         for size in [(4000, 3000), (6000, 2000), (3000, 4000)] {
             for name in NAMES {

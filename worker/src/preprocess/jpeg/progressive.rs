@@ -1,9 +1,9 @@
-//! Progressive JPEG: coefficients that come band by band and bit by bit.
+//! Progressive JPEG: coefficients that arrive band by band and bit by bit.
 //!
-//! Later scans refine earlier ones, so coefficients are kept until the last. Reading a refinement
-//! needs to know of every coefficient whether it is zero, but only those that a reduced block uses
-//! need a value: of the others one bit is kept, and a photo at an eighth of its size takes a twelfth
-//! of the memory.
+//! Later scans refine earlier ones, so coefficients are kept until the last scan. Reading a
+//! refinement requires knowing whether each coefficient is zero, but only those that a reduced
+//! block uses need a value. For the others one bit is kept, so a photo at an eighth of its size
+//! takes a thirteenth of the memory.
 
 use super::channel::{Channel, Layout};
 use super::header::{File, Scan};
@@ -99,7 +99,7 @@ impl Block<'_> {
         *self.marks >> place & 1 == 0
     }
 
-    /// Adds a bit to a coefficient that is not zero, away from it.
+    /// Adds a bit to a nonzero coefficient, away from zero.
     fn refine(&mut self, place: usize, bit: i32) {
         if let Some(kept) = self.values.get_mut(place)
             && i32::from(*kept) & bit == 0
@@ -163,7 +163,7 @@ pub(super) fn read<'a>(
     Ok(pass.bits.rest())
 }
 
-/// DC coefficients of several channels.
+/// Reads DC coefficients of several channels.
 fn read_together(
     file: &File,
     scan: &Scan,
@@ -200,7 +200,7 @@ fn read_together(
     Ok(())
 }
 
-/// Records the bits that a scan brings; fails if it does not continue the earlier scans.
+/// Records the bits that a scan adds; fails if it does not continue the earlier scans.
 fn learn(coefficients: &mut Coefficients, scan: &Scan) -> Result<(), ImageError> {
     let expected = if scan.bits.0 == 0 { UNKNOWN } else { scan.bits.0 };
     for known in &mut coefficients.known[scan.band.0..=scan.band.1] {
@@ -212,15 +212,15 @@ fn learn(coefficients: &mut Coefficients, scan: &Scan) -> Result<(), ImageError>
     Ok(())
 }
 
-/// A scan while it is read.
+/// A scan that is being read.
 struct Pass<'a, 's> {
     bits: Bits<'a>,
-    /// DC coefficients of the blocks before, by channel of the scan.
+    /// DC coefficients of the previous blocks, by channel of the scan.
     before: [i32; 4],
-    /// Blocks that have no more new coefficients in this band, from here on.
+    /// Number of blocks from here on without any more new coefficients in this band.
     run: u32,
     band: (usize, usize),
-    /// The bit that the scan brings, as a number and as a place.
+    /// The bit that the scan adds, as a number and as a place.
     bit: i32,
     shift: u32,
     is_first: bool,
@@ -251,7 +251,7 @@ impl Pass<'_, '_> {
         Ok(false)
     }
 
-    /// The blocks of a channel whose places are in `unit`.
+    /// Reads the blocks of a channel whose indices are in `unit`.
     fn read_unit(
         &mut self,
         coefficients: &mut Coefficients,
@@ -281,7 +281,7 @@ impl Pass<'_, '_> {
         }
     }
 
-    /// New coefficients of a band.
+    /// Reads new coefficients of a band.
     fn first(&mut self, block: &mut Block, table: &Table) -> Option<()> {
         if self.run > 0 {
             self.run -= 1;
@@ -310,7 +310,7 @@ impl Pass<'_, '_> {
         Some(())
     }
 
-    /// One more bit of the coefficients of a band, and those that begin with it.
+    /// Reads one more bit of the coefficients of a band, and the coefficients that begin with it.
     fn refine(&mut self, block: &mut Block, table: &Table) -> Option<()> {
         let (mut place, last) = self.band;
         while self.run == 0 && place <= last {
@@ -341,7 +341,7 @@ impl Pass<'_, '_> {
         Some(())
     }
 
-    /// Refines all from a place on that is not zero; a block of zeros costs nothing.
+    /// Refines all nonzero coefficients from a place on; a block of zeros costs nothing.
     fn refine_rest(&mut self, block: &mut Block, from: usize) {
         for place in from..=self.band.1 {
             if *block.marks >> place == 0 {
@@ -353,8 +353,8 @@ impl Pass<'_, '_> {
         }
     }
 
-    /// Refines the coefficients that are not zero, up to the zero after `zeros` others; returns its
-    /// place.
+    /// Refines the nonzero coefficients up to the zero after `zeros` other zeros, and returns
+    /// its place.
     fn refine_to(&mut self, block: &mut Block, from: usize, mut zeros: u32) -> usize {
         for place in from..=self.band.1 {
             if !block.is_zero(place) {

@@ -1,7 +1,8 @@
-//! A scan whose blocks come whole, one after the other: baseline and extended sequential JPEG.
+//! A scan whose blocks arrive whole and in sequence: baseline and extended sequential JPEG.
 //!
-//! A block becomes pixels as soon as it is read, so that no coefficients are kept. Where one scan has all
-//! channels, as nearly every photo has, no channel is kept either: rows of units become rows of the picture.
+//! A block becomes pixels as soon as it is read, so no coefficients are kept. Where one scan has
+//! all channels, as in nearly every photo, no channel is kept either: rows of units become rows of
+//! the picture.
 
 #![allow(clippy::inline_always, reason = "the reader must stay in registers over a whole block")]
 
@@ -11,7 +12,7 @@ use super::huffman::{Bits, Table};
 use super::{Stop, markers, no_table};
 use crate::preprocess::ImageError;
 
-/// A scan while it is read, a row of units at a time.
+/// A scan that is read a row of units at a time.
 pub(super) struct Reading<'a> {
     parts: Vec<Part>,
     units: (usize, usize),
@@ -19,7 +20,7 @@ pub(super) struct Reading<'a> {
     /// Units between restarts, and units so far.
     interval: usize,
     done: usize,
-    /// The data has ended before the picture.
+    /// Whether the data ended before the picture.
     has_ended: bool,
 }
 
@@ -57,7 +58,7 @@ impl<'a> Reading<'a> {
         0..self.units.1
     }
 
-    /// Reads a row of units; behind the end of the data it stays as it is.
+    /// Reads a row of units; after the end of the data it is left as it is.
     pub(super) fn read_row(&mut self, row: usize, stop: Stop<'_>) -> Result<(), ImageError> {
         if self.has_ended {
             return Ok(());
@@ -81,21 +82,21 @@ impl<'a> Reading<'a> {
         stop.check()
     }
 
-    /// The channels of the scan in the order of the picture's, where all of them are in it.
+    /// The channels in the picture's order, for a scan that has all of them.
     pub(super) fn planes(&self) -> Vec<&Plane> {
         let mut parts: Vec<&Part> = self.parts.iter().collect();
         parts.sort_by_key(|part| part.component);
         parts.into_iter().map(|part| &part.channel.plane).collect()
     }
 
-    /// Leaves the row of units behind that was read last.
+    /// Moves past the row of units that was read last.
     pub(super) fn advance(&mut self, row: usize) {
         for part in &mut self.parts {
             part.channel.advance(row);
         }
     }
 
-    /// Gives the channels back; what follows the data of the scan.
+    /// Gives the channels back and returns what follows the data of the scan.
     pub(super) fn end(self, channels: &mut [Option<Channel>]) -> &'a [u8] {
         for part in self.parts {
             channels[part.component] = Some(part.channel);
@@ -104,8 +105,8 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// What to do where a block could not be read: data that stops before the picture does and is
-/// followed by the marker of the end leaves the rest grey, as with libjpeg.
+/// Handles a block that could not be read: data that stops before the picture does but is followed
+/// by the end marker leaves the rest grey, as in libjpeg.
 #[cold]
 pub(super) fn given_up(bits: &Bits) -> Result<(), ImageError> {
     let mut rest = bits.rest();
@@ -125,14 +126,14 @@ pub(super) fn fault(bits: &Bits) -> ImageError {
 
 /// A channel in a scan.
 struct Part {
-    /// Which of the picture's.
+    /// Index of the channel in the picture.
     component: usize,
     channel: Channel,
     /// Blocks per unit, across and down.
     blocks: (usize, usize),
     dc: Table,
     ac: Table,
-    /// DC coefficient of the block before.
+    /// DC coefficient of the previous block.
     before: i32,
 }
 

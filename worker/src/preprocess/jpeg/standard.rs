@@ -1,15 +1,15 @@
-//! The Huffman codes of the standard's annex K, for files that define none: cameras leave them out of
-//! each picture of Motion JPEG.
+//! The Huffman codes of the standard's annex K, for files that define none: in Motion JPEG, cameras
+//! leave them out of each picture.
 
 use super::header::Code;
 
-/// For DC coefficients, of brightness and of colour.
+/// For DC coefficients of luma and of chroma.
 pub(super) const DC: [Code<'static>; 2] = [
     Code { counts: &[0, 1, 5, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0], symbols: &DIFFERENCES },
     Code { counts: &[0, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0], symbols: &DIFFERENCES },
 ];
 
-/// For AC coefficients, of brightness and of colour.
+/// For AC coefficients of luma and of chroma.
 pub(super) const AC: [Code<'static>; 2] = [
     Code { counts: &[0, 2, 1, 3, 3, 2, 4, 3, 5, 5, 4, 4, 0, 0, 1, 125], symbols: &LUMA_AC },
     Code { counts: &[0, 2, 1, 2, 4, 4, 3, 4, 7, 5, 4, 4, 0, 1, 2, 119], symbols: &CHROMA_AC },

@@ -2,8 +2,8 @@
 //! a file for the numbers of each.
 //!
 //! Memory is bounded by the file: entries are stored uncompressed, together they are no longer than
-//! the file, and of the tensors only those are copied that the network has, in its shapes. Tensors may
-//! share all that describes them; it stays in the pickle, once, until one of them is asked for.
+//! the file, and only tensors that the network has, in its shapes, are copied. Tensors may share
+//! everything that describes them; it stays in the pickle, once, until one of them is requested.
 
 mod pickle;
 
@@ -14,30 +14,30 @@ use pickle::{Id, Object, Pickle};
 use safetensors::tensor::{Dtype, TensorView};
 use zip::{CompressionMethod, ZipArchive};
 
-/// Bytes of the largest pickle that is read: a state dict's has some ten thousands.
+/// Bytes of the largest pickle that is read: that of a state dict has some tens of thousands.
 const MAX_PICKLE: u64 = 16 << 20;
-/// Most files of an archive: one per tensor, and a few.
+/// Most files in an archive: one per tensor, and a few more.
 const MAX_FILES: usize = 100_000;
-/// Sides of the tensor with the most of them: networks have four.
+/// Most sides of a tensor: networks have four.
 const MAX_SIDES: usize = 8;
-/// Bytes of the longest name of a file in an archive: they are numbers.
+/// Bytes of the longest file name in an archive: they are numbers.
 const MAX_NAME: usize = 255;
-/// What each file's entry in the directory of an archive begins with.
+/// Signature of each file's entry in the directory of an archive.
 const ENTRY: &[u8] = b"PK\x01\x02";
 
 /// A state dict whose tensors can be taken.
 pub(super) struct StateDict<'a> {
     archive: ZipArchive<Cursor<&'a [u8]>>,
-    /// What the names of the archive's files begin with.
+    /// Prefix of the names of the archive's files.
     folder: String,
     pickle: Pickle,
-    /// The tensors of floats by name.
+    /// The float tensors by name.
     tensors: HashMap<String, Id>,
-    /// Bytes that may be read still.
+    /// Bytes that may still be read.
     left: u64,
 }
 
-/// What a pickle says of a tensor of floats; nothing of it is copied.
+/// A pickle's description of a float tensor, none of it copied.
 struct Described<'a> {
     dtype: Dtype,
     storage: &'a str,
@@ -46,7 +46,7 @@ struct Described<'a> {
     strides: &'a [Id],
 }
 
-/// Where the numbers of a tensor lie.
+/// Where the numbers of a tensor are stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Stored {
     dtype: Dtype,
@@ -82,22 +82,22 @@ impl<'a> StateDict<'a> {
         Ok(Self { archive, folder, pickle, tensors, left })
     }
 
-    /// Whether there is a tensor of that name.
+    /// Whether there is a tensor with that name.
     pub(super) fn has(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
     }
 
-    /// The tensor of that name.
+    /// The tensor with that name.
     pub(super) fn get(&self, name: &str) -> Option<Stored> {
         Described::of(&self.pickle, *self.tensors.get(name)?)?.stored(&self.pickle)
     }
 
-    /// The names of all tensors of floats.
+    /// The names of all float tensors.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// Those of the tensors that have these names, as a safetensors file.
+    /// The tensors with these names, as a safetensors file.
     pub(super) fn serialise<'n>(
         mut self,
         names: impl Iterator<Item = &'n str>,
@@ -129,8 +129,8 @@ impl<'a> StateDict<'a> {
 }
 
 impl Stored {
-    /// The elements in the order of their indices; `None` if they are not all there. That no element of a
-    /// network's tensors stands for several bounds what is copied.
+    /// The elements in the order of their indices; `None` if they are not all there. The copy is
+    /// bounded because no element of a network's tensors is repeated.
     fn gather(&self, storage: &[u8]) -> Option<Vec<u8>> {
         let Self { shape, strides, .. } = self;
         let size = self.dtype.bitsize() / 8;
@@ -181,7 +181,7 @@ fn damaged(error: &dyn std::fmt::Display) -> String {
     format!("damaged: {error}")
 }
 
-/// The tensors of floats by name.
+/// The float tensors by name.
 fn tensors(pickle: &Pickle) -> Result<HashMap<String, Id>, String> {
     let Object::Dict(root) = pickle.root() else {
         return Err("no state dict in it: save model.state_dict()".to_owned());
@@ -213,7 +213,7 @@ fn tensors(pickle: &Pickle) -> Result<HashMap<String, Id>, String> {
 }
 
 impl<'a> Described<'a> {
-    /// A tensor of floats, if an object is one.
+    /// The float tensor that an object describes, if it is one.
     fn of(pickle: &'a Pickle, value: Id) -> Option<Self> {
         let (mut callable, mut arguments) = call(pickle, value)?;
         // A parameter holds a tensor; so does a tensor of a derived class.
@@ -242,7 +242,7 @@ impl<'a> Described<'a> {
         Some(Self { dtype, storage, offset, shape, strides })
     }
 
-    /// A copy of it; `None` if a side or a stride is no number.
+    /// An owned copy; `None` if a side or a stride is not a number.
     fn stored(&self, pickle: &Pickle) -> Option<Stored> {
         let counts =
             |ids: &[Id]| ids.iter().map(|id| pickle.count(*id)).collect::<Option<Vec<_>>>();

@@ -1,16 +1,16 @@
 //! Just enough of Python's pickle to find the tensors that `torch.save` has written.
 //!
-//! A pickle is a program for a stack machine that builds objects; here it builds descriptions of them.
-//! Nothing of it is ever run. Objects lie in one list and name each other by their places in it, so
-//! that neither depth nor sharing costs anything: no program makes this reader recurse, copy what it
-//! has, or keep more than a bounded number of objects.
+//! A pickle is a program for a stack machine that builds objects; here it builds descriptions of
+//! them. Nothing in it is ever run. Objects are kept in one list and refer to each other by their
+//! index, so that neither depth nor sharing costs anything: no program makes this reader recurse,
+//! copy what it has, or keep more than a bounded number of objects.
 
 use std::collections::HashMap;
 
 /// Objects of the largest checkpoint that is read; a state dict has some thousands.
 const MAX_OBJECTS: usize = 1_000_000;
 
-/// A place in the list of objects.
+/// An index into the list of objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Id(usize);
 
@@ -27,7 +27,7 @@ pub(super) enum Object {
     Tuple(Vec<Id>),
     List(Vec<Id>),
     Dict(Vec<Pair>),
-    /// What a callable would make of its arguments.
+    /// What a callable would return for its arguments.
     Call {
         callable: Id,
         arguments: Id,
@@ -54,12 +54,12 @@ impl Pickle {
         Ok(Self { objects: machine.objects, root })
     }
 
-    /// What is pickled.
+    /// The pickled object.
     pub(super) fn root(&self) -> &Object {
         self.get(self.root)
     }
 
-    /// The object in a place.
+    /// The object at an index.
     pub(super) fn get(&self, id: Id) -> &Object {
         &self.objects[id.0]
     }
@@ -69,12 +69,12 @@ impl Pickle {
         if let Object::Tuple(items) = self.get(id) { Some(items) } else { None }
     }
 
-    /// The text in a place; `None` if something else stands there.
+    /// The text at an index; `None` if there is something else.
     pub(super) fn text(&self, id: Id) -> Option<&str> {
         if let Object::Text(text) = self.get(id) { Some(text) } else { None }
     }
 
-    /// The whole number in a place; `None` if it is negative or something else stands there.
+    /// The integer at an index; `None` if it is negative or there is something else.
     pub(super) fn count(&self, id: Id) -> Option<usize> {
         if let Object::Integer(number) = self.get(id) {
             usize::try_from(*number).ok()
@@ -102,7 +102,7 @@ struct Machine<'a> {
 }
 
 impl Machine<'_> {
-    /// Carries out one instruction; false after the last.
+    /// Executes one instruction; false after the last.
     fn step(&mut self) -> Result<bool, String> {
         let code = self.byte()?;
         match code {
@@ -110,7 +110,7 @@ impl Machine<'_> {
             0x80 => drop(self.byte()?),
             0x95 => drop(self.take(8)?),
             b'(' => self.marks.push(self.stack.len()),
-            // What state an object gets ('b') is nothing that a tensor depends on.
+            // No tensor depends on the state that an object gets ('b').
             b'0' | b'b' => drop(self.pop()?),
             b'1' => drop(self.above_mark()?),
             b'2' => {
@@ -154,7 +154,7 @@ impl Machine<'_> {
         Ok(self.take(1)?[0])
     }
 
-    /// A little-endian number of a few bytes, with the sign of its last.
+    /// A little-endian number of a few bytes, sign-extended if `is_signed`.
     fn integer(&mut self, count: usize, is_signed: bool) -> Result<i64, String> {
         let bytes = self.take(count)?;
         let is_negative = is_signed && bytes.last().is_some_and(|byte| byte & 0x80 != 0);
@@ -175,7 +175,7 @@ impl Machine<'_> {
         Ok(())
     }
 
-    /// Puts an object into the list and not on the stack.
+    /// Adds an object to the list, but not to the stack.
     fn make(&mut self, object: Object) -> Result<Id, String> {
         if self.objects.len() >= MAX_OBJECTS {
             return Err(format!("its pickle makes more than {MAX_OBJECTS} objects"));
@@ -184,7 +184,7 @@ impl Machine<'_> {
         Ok(Id(self.objects.len() - 1))
     }
 
-    /// Puts an object on the stack that is in the list already: that makes none, but the stack grows.
+    /// Pushes an object that is already in the list: this makes none, but the stack grows.
     fn take_up(&mut self, id: Id) -> Result<(), String> {
         self.stack.push(id);
         if self.stack.len() > MAX_OBJECTS {
@@ -193,7 +193,7 @@ impl Machine<'_> {
         Ok(())
     }
 
-    /// The stack above the last mark is all that instructions may take from.
+    /// The last mark: instructions may take only from the stack above it.
     fn floor(&self) -> usize {
         self.marks.last().copied().unwrap_or(0)
     }
@@ -276,7 +276,7 @@ impl Machine<'_> {
         self.push(Object::Tuple(items))
     }
 
-    /// Puts one item or all above the mark into the list or dict below them.
+    /// Adds one item, or all above the mark, to the list or dict below them.
     fn add(&mut self, code: u8) -> Result<(), String> {
         let items = match code {
             b'a' => vec![self.pop()?],

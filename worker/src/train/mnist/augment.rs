@@ -1,10 +1,10 @@
 //! New digits from old ones: what handwriting, cameras and cropping do to an image.
 //!
-//! Each image is warped by a random affine map and a smooth random displacement field, the
-//! "elastic distortion" of Simard, Steinkraus and Platt (2003); the field is a cubic B-spline over
-//! a coarse grid of normal draws, which has the smoothness of their Gaussian filter at a fraction
-//! of its cost. Stroke width, focus and contrast vary too, since uploads are not scanned forms.
-//! The generator is given: the same one draws the same image.
+//! Each image is warped by a random affine map and a smooth random displacement field, the "elastic
+//! distortion" of Simard, Steinkraus and Platt (2003); the field is a cubic B-spline over a coarse
+//! grid of normal draws, which has the smoothness of their Gaussian filter at a fraction of its
+//! cost. Stroke width, focus and contrast vary too, since uploads are not scanned forms. The caller
+//! supplies the generator: the same one draws the same image.
 
 use rand::{Rng, RngExt};
 use rand_distr::StandardNormal;
@@ -115,7 +115,7 @@ fn warp(ink: &Image, map: &Affine, dx: &Image, dy: &Image) -> Image {
     })
 }
 
-/// The value between pixels; outside is background.
+/// The value between pixels; outside the image is background.
 fn bilinear(ink: &Image, x: f32, y: f32) -> f32 {
     let last = (SIDE - 1) as f32;
     if !(x > -1.0 && y > -1.0 && x < last + 1.0 && y < last + 1.0) {
@@ -146,7 +146,7 @@ fn stroke(ink: &Image, amount: f32) -> Image {
     blend(ink, &extreme, amount.abs())
 }
 
-/// Folds each pixel with its four neighbours, background beyond the border.
+/// Folds each pixel with its four neighbours; beyond the border is background.
 fn neighbourhood(ink: &Image, start: f32, fold: impl Fn(f32, f32) -> f32) -> Image {
     std::array::from_fn(|i| {
         let (x, y) = (i % SIDE, i / SIDE);

@@ -1,7 +1,7 @@
 //! What survives `kill -9`: everything the next epoch depends on, in one safetensors file.
 //!
 //! It is written after every epoch beside the old one and renamed over it. The recipe is stored
-//! too, since going on with other settings would give a model that no command can reproduce.
+//! too, since continuing with other settings would give a model that no command can reproduce.
 
 use std::{
     collections::HashMap,
@@ -18,10 +18,10 @@ use crate::{
     train::{directory, invalid},
 };
 
-/// What decides the result of a run.
+/// The settings that determine the result of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Recipe {
-    /// Seeds every draw.
+    /// Seed of every random draw.
     pub seed: u64,
     /// Passes over the images.
     pub epochs: usize,
@@ -29,7 +29,7 @@ pub(super) struct Recipe {
     pub batch_size: usize,
     /// Images kept aside.
     pub hold_out: usize,
-    /// Images taken, 0 for all.
+    /// Images used, 0 for all.
     pub limit: usize,
     /// Largest learning rate.
     pub rate: f32,
@@ -37,7 +37,7 @@ pub(super) struct Recipe {
     pub augment: f32,
 }
 
-/// As the flags that ask for it.
+/// Formats the recipe as the flags that request it.
 impl fmt::Display for Recipe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { seed, epochs, batch_size, hold_out, limit, rate, augment } = self;
@@ -49,18 +49,18 @@ impl fmt::Display for Recipe {
     }
 }
 
-/// What one epoch measured.
+/// The measurements of one epoch.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Epoch {
-    /// Mean training loss, of varied images and with smoothed targets.
+    /// Mean training loss on varied images with smoothed targets.
     pub loss: f64,
-    /// Share of varied training images read right.
+    /// Share of varied training images read correctly.
     pub accuracy: f64,
     /// Learning rate at its end.
     pub rate: f32,
     /// Wall-clock time that the epoch took.
     pub seconds: f64,
-    /// Loss and accuracy of the average on the held-out images.
+    /// Loss and accuracy of the average weights on the held-out images.
     pub held_out: Option<(f64, f64)>,
 }
 
@@ -69,15 +69,15 @@ pub(super) struct Epoch {
 pub(super) struct Progress {
     /// Weights and the state of the optimiser.
     pub learner: Learner,
-    /// The average after the best epoch.
+    /// The average weights after the best epoch.
     pub best: Weights,
-    /// Which epoch that was.
+    /// Index of the best epoch.
     pub best_epoch: usize,
-    /// What each epoch measured, in order.
+    /// The measurements of each epoch, in order.
     pub history: Vec<Epoch>,
 }
 
-/// A run so far with what it was started for.
+/// A run so far, with the recipe it was started with.
 pub(super) type Checkpoint = (Recipe, Progress);
 
 /// A named part of the state.
@@ -92,7 +92,7 @@ struct Notes {
 }
 
 impl Epoch {
-    /// One line in the log.
+    /// Writes one line to the log.
     pub(super) fn log(&self) {
         let (held_out_loss, held_out_accuracy) = self.held_out.unwrap_or((f64::NAN, f64::NAN));
         tracing::info!(
@@ -107,14 +107,15 @@ impl Epoch {
 }
 
 impl Progress {
-    /// Before the first epoch.
+    /// The state before the first epoch.
     pub(super) fn new(recipe: &Recipe) -> Self {
         let learner = Learner::new(Weights::random(&mut generator(&[recipe.seed])));
         let best = learner.average.clone();
         Self { learner, best, best_epoch: 0, history: Vec::new() }
     }
 
-    /// Adds an epoch; its average is the best if none before did better on the held-out images.
+    /// Adds an epoch; its average becomes the best unless an earlier one did better on the
+    /// held-out images.
     pub(super) fn record(&mut self, epoch: Epoch) {
         let accuracy = |epoch: &Epoch| epoch.held_out.map_or(0.0, |(_, accuracy)| accuracy);
         let previous = self.history.get(self.best_epoch).map_or(0.0, accuracy);
@@ -213,7 +214,7 @@ pub(super) fn load(state: &Path) -> Result<Option<Checkpoint>, Error> {
     Ok(Some((notes.recipe, progress)))
 }
 
-/// Forgets the checkpoint of a run that is complete.
+/// Removes the checkpoint of a completed run.
 pub(super) fn remove(state: &Path) -> Result<(), Error> {
     let path = path(state);
     fs::remove_file(&path).map_err(Error::file(&path))

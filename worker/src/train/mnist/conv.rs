@@ -1,10 +1,10 @@
 //! The 5x5 convolution of the training network, and its gradients.
 //!
-//! candle's own backward pass for `conv2d` on a CPU is far from the speed of its matrix product,
-//! so all three directions are matrix products of unrolled patches (im2col), a few images at a
-//! time: the patches, 25 times the input, stay in the second-level cache and are unrolled again
-//! for the gradient instead of being kept. Images are stored with channels last: a row of a patch
-//! is then one contiguous copy. Zeros lie beyond the border; the rows of a weight are ordered by
+//! candle's own backward pass for `conv2d` on a CPU is far slower than its matrix product, so all
+//! three directions are matrix products of unrolled patches (im2col), a few images at a time: the
+//! patches, 25 times the input, stay in the second-level cache and are unrolled again for the
+//! gradient instead of being kept. Images are stored with channels last: a row of a patch is then
+//! one contiguous copy. Beyond the border there are zeros; the rows of a weight are ordered by
 //! kernel row, kernel column, channel.
 
 use candle_core::{CpuStorage, Device, Layout, Result, Shape, Storage, Tensor, bail};
@@ -26,7 +26,7 @@ pub(super) fn forward(input: &Tensor, weight: &Tensor) -> Result<Tensor> {
     Tensor::from_vec(out, (n, plane.height, plane.width, outputs), &Device::Cpu)
 }
 
-/// The gradient of the weight, flat, from that of the output.
+/// The gradient of the weight, flattened, from that of the output.
 pub(super) fn weight_gradient(input: &Tensor, gradient: &Tensor) -> Result<Vec<f32>> {
     let (n, plane) = Plane::of(input.shape())?;
     let outputs = gradient.dim(3)?;
@@ -52,7 +52,7 @@ pub(super) fn input_gradient(weight: &Tensor, gradient: &Tensor) -> Result<Tenso
     Tensor::from_vec(sum, (n, height, width, plane.channels), &Device::Cpu)
 }
 
-/// Neighbouring images of a batch.
+/// Consecutive images of a batch.
 struct Images {
     first: usize,
     count: usize,
@@ -100,8 +100,8 @@ impl Plane {
         (0..n).step_by(tile).map(move |first| Images { first, count: tile.min(n - first) })
     }
 
-    /// For output pixel (`x`, `y`) and each kernel row: where the run of values lies in the image
-    /// and in the patch. Rows and columns beyond the border are left out.
+    /// For output pixel (`x`, `y`) and each kernel row: where the run of values starts in the image
+    /// and in the patch, and its length. Rows and columns beyond the border are left out.
     fn runs(self, x: usize, y: usize) -> impl Iterator<Item = (usize, usize, usize)> {
         let first = x.saturating_sub(MARGIN);
         let last = (x + MARGIN + 1).min(self.width);
@@ -161,7 +161,7 @@ fn add(to: &mut [f32], from: &[f32]) {
     }
 }
 
-/// The values of an operand that must be f32 without gaps.
+/// The values of an operand that must be contiguous f32.
 fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     let Some((start, end)) = layout.contiguous_offsets() else {
         bail!("a contiguous tensor is needed");
@@ -169,7 +169,7 @@ fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]>
     Ok(&storage.as_slice::<f32>()?[start..end])
 }
 
-/// Shows the values of a contiguous f32 tensor to `look` without copying them.
+/// Passes the values of a contiguous f32 tensor to `look` without copying them.
 pub(super) fn read<T>(tensor: &Tensor, look: impl FnOnce(&[f32]) -> T) -> Result<T> {
     let (storage, layout) = tensor.storage_and_layout();
     match &*storage {

@@ -8,10 +8,10 @@ use super::checkpoint::Epoch;
 use crate::Error;
 use crate::train::directory;
 
-/// Reads the value of an epoch that a line shows.
+/// Reads the value that a line plots for an epoch.
 type Value = fn(&Epoch) -> Option<f64>;
 
-/// A logarithm needs a floor above zero: an epoch may read every held-out image right.
+/// A logarithm needs a floor above zero: an epoch may read every held-out image correctly.
 const FLOOR: f64 = 1e-2;
 
 /// Writes `loss.svg` and `accuracy.svg` into `state`.
@@ -24,7 +24,7 @@ pub(super) fn draw(state: &Path, history: &[Epoch]) -> Result<(), Error> {
     directory::replace_file(&state.join("accuracy.svg"), wrong.to_svg().as_bytes())
 }
 
-/// One chart: a value of the training images, and the same of those held out.
+/// One chart of a value on the training images and the same value on those held out.
 fn chart(history: &[Epoch], title: &str, label: &str, [training, held_out]: [Value; 2]) -> Chart {
     let series = |name: &str, value: Value| {
         let values = history.iter().enumerate().filter_map(|(i, e)| Some((i + 1, value(e)?)));

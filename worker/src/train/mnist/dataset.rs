@@ -54,12 +54,12 @@ impl Dataset {
         Ok(Self { images: images.elements, labels: labels.elements })
     }
 
-    /// How many images.
+    /// Number of images.
     pub fn len(&self) -> usize {
         self.labels.len()
     }
 
-    /// Whether there is nothing to learn from.
+    /// Whether there are no images to learn from.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
@@ -69,12 +69,12 @@ impl Dataset {
         &self.images[i * PIXELS..(i + 1) * PIXELS]
     }
 
-    /// The digit on image `i`.
+    /// The digit in image `i`.
     pub fn label(&self, i: usize) -> usize {
         usize::from(self.labels[i])
     }
 
-    /// Splits off `count` images drawn by `seed`: (the rest, the drawn).
+    /// Splits off `count` images drawn by `seed`; returns the rest and the drawn images.
     pub fn hold_out(&self, count: usize, seed: u64) -> (Self, Self) {
         let mut order: Vec<usize> = (0..self.len()).collect();
         order.shuffle(&mut Xoshiro256PlusPlus::seed_from_u64(seed));
@@ -91,13 +91,13 @@ impl Dataset {
         }
     }
 
-    /// Image `i` as the network takes it when nothing is augmented.
+    /// Image `i` as the network's input, without augmentation.
     pub fn normalised(&self, i: usize) -> impl Iterator<Item = f32> {
         self.image(i).iter().map(|&v| normalise(f32::from(v) / 255.0))
     }
 }
 
-/// From 0..1 to the scale the network is fed in.
+/// Maps 0..1 to the scale of the network's input.
 pub fn normalise(ink: f32) -> f32 {
     (ink - MEAN) / STD
 }

@@ -1,7 +1,8 @@
 //! Fetches MNIST's four files from a public mirror.
 //!
-//! A file counts only when its unpacked contents have the published SHA-256, so a mirror, a proxy
-//! or a cut connection cannot change what is learnt; how a mirror compressed it does not matter.
+//! A file is accepted only if its unpacked contents have the published SHA-256, so a mirror,
+//! a proxy or a cut connection cannot change what is learnt; how a mirror compressed it does
+//! not matter.
 
 use std::{fs, io::Read, path::Path};
 
@@ -40,7 +41,7 @@ const FILES: [(&str, &str); 4] = [
     ),
 ];
 
-/// Fetches into `dir` what is not there yet.
+/// Fetches the files that are not in `dir` yet.
 pub(super) fn fetch(mirror: &str, dir: &Path) -> Result<(), Error> {
     fs::create_dir_all(dir).map_err(Error::file(dir))?;
     for (name, sha256) in FILES {

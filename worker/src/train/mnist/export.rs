@@ -1,4 +1,5 @@
-//! From trained weights to a served version: folds the norms, turns the layouts, writes the files.
+//! From trained weights to a served version: folds the norms, converts the layouts, writes
+//! the files.
 
 use std::{
     collections::HashMap,
@@ -18,15 +19,15 @@ use crate::{
     train::directory,
 };
 
-/// The model that a training without `--out` is of.
+/// The model that is trained without `--out`.
 const MODEL: &str = "models/mnist";
 
-/// Where a training writes to.
+/// Where a training run writes its model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Target {
     /// The model's folder.
     folder: PathBuf,
-    /// What the version is to be called; the next number where that is taken, or nothing is said.
+    /// Name of the version; if that is taken or `None`, the next number is used.
     name: Option<String>,
 }
 
@@ -55,8 +56,7 @@ impl Target {
     }
 }
 
-/// Writes `model.toml`, the weights and the labels as a version that was not there before, and returns
-/// its folder.
+/// Writes `model.toml`, the weights and the labels as a new version and returns its folder.
 pub(super) fn write(weights: &Weights, target: &Target) -> std::result::Result<PathBuf, Error> {
     let tensors = fold(weights)?;
     let digits = (0..CLASSES).map(|digit| digit.to_string()).collect::<Vec<_>>().join("\n") + "\n";
@@ -94,7 +94,7 @@ pub(super) fn fold(weights: &Weights) -> Result<HashMap<String, Tensor>> {
         (side * side, CHANNELS[1], HIDDEN),
         &Device::Cpu,
     )?;
-    // Served features are ordered by channel, then by place.
+    // Served features are ordered by channel, then by position.
     let fc1 = fc1.permute((2, 1, 0))?.contiguous()?.flatten_from(1)?;
     let fc2 = Tensor::from_slice(weights.parameter("fc2"), (HIDDEN, CLASSES), &Device::Cpu)?;
     tensors.insert("fc1.weight".to_owned(), fc1);

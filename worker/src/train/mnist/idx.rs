@@ -2,7 +2,7 @@
 //!
 //! Layout: two zero bytes, the element type (8: unsigned byte), the number of dimensions, each
 //! dimension as a big-endian u32, the elements. Files may be gzipped. A file from the internet is
-//! not trusted: sizes are checked before memory is taken, and what is unpacked is bounded.
+//! not trusted: sizes are checked before memory is allocated, and the unpacked size is bounded.
 
 use std::{io::Read, path::Path};
 

@@ -1,9 +1,9 @@
 //! `worker train mnist`: trains the digit network from IDX files.
 //!
-//! The flow: [`dataset`] is read, part of it held out; for each epoch the [`trainer`] cuts it into
-//! micro-batches that the [`thread_pool`] augments and differentiates ([`network`]), the [`optimizer`]
-//! steps; the epoch whose average does best on the held-out images is written by [`export`]. The
-//! test images are looked at once, at the end, and choose nothing.
+//! The flow: [`dataset`] is read and part of it held out. For each epoch the [`trainer`] cuts the
+//! rest into micro-batches that the [`thread_pool`] augments and differentiates ([`network`]), and
+//! the [`optimizer`] steps. [`export`] writes the epoch whose average does best on the held-out
+//! images. The test images are used once, at the end, and influence no choice.
 
 mod augment;
 mod checkpoint;
@@ -146,7 +146,7 @@ fn recipe(args: &RecipeArgs) -> Result<Recipe, Error> {
     })
 }
 
-/// A fresh run, or the one that was interrupted. Never throws an interrupted run away unasked.
+/// A fresh run, or the one that was interrupted. Never discards an interrupted run unasked.
 fn start(args: &Args, recipe: &Recipe) -> Result<Progress, Error> {
     let found = checkpoint::load(&args.state)?;
     match (found, args.resume) {

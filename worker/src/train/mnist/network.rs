@@ -1,4 +1,4 @@
-//! The network while it is trained: its parameters, one gradient, and its logits.
+//! The network during training: its parameters, one gradient, and its logits.
 //!
 //! Parameters live in one flat vector, so that the optimiser, the average and a checkpoint are
 //! loops over a slice and nothing can be forgotten; [`Layers`] are cut from it for each step.
@@ -40,34 +40,34 @@ pub(super) const PARAMETERS: [Parameter; 10] = [
     ("fc2_bias", &[CLASSES]),
 ];
 
-/// All that the network has learnt.
+/// Everything that the network has learnt.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Weights {
-    /// The values of [`PARAMETERS`], one after the other.
+    /// The values of [`PARAMETERS`], in sequence.
     pub parameters: Vec<f32>,
     /// Mean and variance of the first norm, then of the second.
     pub statistics: Vec<f32>,
 }
 
-/// What a micro-batch of training images asks for.
+/// The inputs of a micro-batch of training images.
 #[derive(Debug)]
 pub(super) struct MicroBatch {
     /// Normalised pixels, `images * 784`.
     pub pixels: Vec<f32>,
     /// The digit that each image shows.
     pub labels: Vec<usize>,
-    /// Factors of the hidden units, `images * HIDDEN`: dropout.
+    /// Dropout factors of the hidden units, `images * HIDDEN`.
     pub mask: Vec<f32>,
     /// Share of the target spread over all digits (Szegedy et al., 2016).
     pub smoothing: f32,
 }
 
-/// What a micro-batch teaches.
+/// The result of a micro-batch.
 #[derive(Debug)]
 pub(super) struct Gradient {
-    /// Gradient of the summed loss, as [`Weights::parameters`].
+    /// Gradient of the summed loss, laid out as [`Weights::parameters`].
     pub parameters: Vec<f32>,
-    /// As [`Weights::statistics`], measured on this micro-batch.
+    /// Statistics of this micro-batch, laid out as [`Weights::statistics`].
     pub statistics: Vec<f32>,
     /// Loss, summed over the images.
     pub loss: f64,
@@ -107,7 +107,7 @@ impl Weights {
         &[]
     }
 
-    /// The remembered statistics of both norms.
+    /// The running statistics of both norms.
     pub(super) fn running(&self) -> [Statistics; 2] {
         let (first, second) = self.statistics.split_at(2 * CHANNELS[0]);
         [first, second].map(|both| {
@@ -150,7 +150,7 @@ pub(super) struct Layers {
     fc2_bias: Tensor,
 }
 
-/// What the backward pass needs of a convolution with its norm.
+/// What the backward pass needs from a convolution with its norm.
 struct Stage {
     input: Tensor,
     raw: Tensor,
@@ -160,8 +160,8 @@ struct Stage {
 
 /// The gradient of the smoothed cross-entropy on one micro-batch.
 ///
-/// Layer by layer instead of by candle's `backward`: that fills and adds a second copy of every
-/// gradient, and makes threads wait for each other in element-wise operations.
+/// Computed layer by layer instead of by candle's `backward`, which fills and adds a second copy of
+/// every gradient and makes threads wait for each other in element-wise operations.
 pub(super) fn gradient(layers: &Layers, batch: MicroBatch) -> Result<Gradient> {
     let images = batch.labels.len();
     let targets = Tensor::from_vec(targets(&batch), (images, CLASSES), &Device::Cpu)?;
@@ -213,7 +213,7 @@ impl Layers {
         Ok((Stage { input, raw, norm, statistics }, pooled))
     }
 
-    /// Logits of normalised images, without dropout and with the remembered statistics.
+    /// Logits of normalised images, without dropout and with the running statistics.
     pub(super) fn logits(&self, running: &[Statistics; 2], pixels: Vec<f32>) -> Result<Vec<f32>> {
         let images = pixels.len() / PIXELS;
         let mut values = Tensor::from_vec(pixels, (images, SIDE, SIDE, 1), &Device::Cpu)?;
@@ -229,7 +229,7 @@ impl Layers {
     }
 }
 
-/// How many rows of `logits` are largest at their label.
+/// Number of rows of `logits` that are largest at their label.
 pub(super) fn correct(logits: &[f32], labels: &[usize]) -> usize {
     let rows = logits.chunks_exact(CLASSES);
     rows.zip(labels).filter(|(row, label)| largest(row) == **label).count()

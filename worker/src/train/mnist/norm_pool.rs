@@ -1,9 +1,9 @@
 //! Batch norm, `ReLU` and 2x2 max pooling as one operation, and its gradient.
 //!
-//! Done one by one these are a dozen passes over the largest tensors of the network; fused they
+//! Done separately, these are a dozen passes over the largest tensors of the network; fused they
 //! are two forward and two backward. Only the pixel that wins its pool has a gradient before the
-//! statistics spread it over the batch (Ioffe and Szegedy, 2015, section 3). Channels are last,
-//! as in [`super::conv`], and inner loops run over them without a branch.
+//! statistics spread it over the batch (Ioffe and Szegedy, 2015, section 3). Channels are last, as
+//! in [`super::conv`], and inner loops run over them without a branch.
 
 use candle_core::{Device, Result, Tensor, bail};
 
@@ -156,7 +156,7 @@ struct Sums {
     product: Vec<f32>,
 }
 
-/// Channels computed at once; whole arrays let the compiler keep them in vector registers.
+/// Channels computed together; whole arrays let the compiler keep them in vector registers.
 const LANES: usize = 8;
 type Lanes = [f32; LANES];
 
@@ -168,8 +168,8 @@ fn lanes_mut(values: &mut [f32]) -> &mut [Lanes] {
     values.as_chunks_mut().0
 }
 
-/// What each pixel of a pool gets of its gradient: all for the largest (the first of equals) if it
-/// is above zero, else nothing.
+/// What each pixel of a pool gets of the pool's gradient: all of it for the largest (the first of
+/// equals) if it is above zero, else nothing.
 #[expect(clippy::needless_bitwise_bool, reason = "a branch would keep the loop scalar")]
 fn shares(gradient: &Lanes, pool: &[Lanes; 4]) -> [Lanes; 4] {
     let mut out = [[0.0; LANES]; 4];
@@ -247,7 +247,7 @@ mod tests {
 
     use super::*;
 
-    /// The same by candle's own operations, statistics included in the graph.
+    /// The same with candle's own operations, statistics included in the graph.
     fn reference(input: &Var, gamma: &Var, beta: &Var) -> Result<Tensor> {
         let flat = input.reshape(((), 16))?;
         let mean = flat.mean_keepdim(0)?;

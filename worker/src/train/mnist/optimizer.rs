@@ -12,15 +12,15 @@ const BETA2: f32 = 0.99;
 const EPSILON: f32 = 1e-8;
 /// Share of the steps in which the rate rises.
 const WARM_UP: f32 = 0.15;
-/// The average forgets over about this many steps, less at the start.
+/// The average forgets over about this many steps, fewer at the start.
 const AVERAGE_STEPS: f32 = 1000.0;
 /// The same for the running statistics of the norms.
 const STATISTICS_STEPS: f32 = 20.0;
 
-/// Weights with everything that steers their next step.
+/// Weights with everything that determines their next step.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Learner {
-    /// What the gradient is taken at.
+    /// The weights at which the gradient is taken.
     pub weights: Weights,
     /// The moving average: what is evaluated and served.
     pub average: Weights,
@@ -44,7 +44,7 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    /// Rises along a line, then falls along a cosine to nothing.
+    /// Rises linearly, then falls along a cosine to zero.
     pub(super) fn rate(&self, step: usize) -> f32 {
         let progress = (step as f32 + 0.5) / self.steps.max(1) as f32;
         if progress < WARM_UP {
@@ -56,14 +56,14 @@ impl Schedule {
 }
 
 impl Learner {
-    /// Before the first step.
+    /// The state before the first step.
     pub(super) fn new(weights: Weights) -> Self {
         let zeros = vec![0.0; weights.parameters.len()];
         let average = weights.clone();
         Self { weights, average, momentum: zeros.clone(), second_moment: zeros, step: 0 }
     }
 
-    /// Whether its weights are such that networks can compute with.
+    /// Whether its weights are small enough for networks to compute with.
     pub(super) fn is_moderate(&self) -> bool {
         [&self.weights, &self.average].into_iter().all(|Weights { parameters, statistics }| {
             parameters.iter().chain(statistics).all(|value| value.abs() <= LARGEST)
@@ -82,7 +82,7 @@ impl Learner {
         blend(&mut self.average.statistics, &self.weights.statistics, share);
     }
 
-    /// `1 / steps`, but more while fewer than that (times ten) have been taken.
+    /// `1 / steps`, but more while fewer than ten times that many steps have been taken.
     fn share(&self, steps: f32) -> f32 {
         (1.0 / steps).max(10.0 / (9.0 + self.step as f32)).min(1.0)
     }

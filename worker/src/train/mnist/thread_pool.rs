@@ -2,7 +2,7 @@
 //!
 //! Every member owns a rayon pool of one thread, which keeps candle's matrix products inside it:
 //! two members then never wait for each other in the middle of a product, and a result depends on
-//! its job alone, not on who computed it or on how many there are.
+//! its job alone, not on which member computed it or on how many there are.
 
 use std::{
     num::NonZeroUsize,
@@ -30,7 +30,7 @@ impl ThreadPool {
             .map_err(|e| Error::Invalid(format!("{threads} threads: {e}")))
     }
 
-    /// `work(0), …, work(jobs - 1)`, in that order.
+    /// The results of `work(0), …, work(jobs - 1)`, in that order.
     pub(super) fn map<T: Send>(&self, jobs: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
         let next = AtomicUsize::new(0);
         let done = Mutex::new(Vec::with_capacity(jobs));

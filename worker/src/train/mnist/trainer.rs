@@ -32,32 +32,32 @@ const FADING_SHARE: f32 = 0.25;
 pub(super) struct Trainer<'a> {
     /// The threads that compute gradients.
     pub pool: &'a ThreadPool,
-    /// What decides the result.
+    /// The settings that determine the result.
     pub recipe: &'a Recipe,
-    /// What is learnt from.
+    /// The images to learn from.
     pub training: &'a Dataset,
 }
 
-/// How weights do on a set of images.
+/// How weights perform on a set of images.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Score {
     /// Mean cross-entropy per image.
     pub loss: f64,
-    /// Images read right.
+    /// Images read correctly.
     pub correct: usize,
-    /// The digit read, image by image.
+    /// The digit read in each image.
     pub labels: Vec<usize>,
 }
 
 impl Score {
-    /// Share of images read right.
+    /// Share of images read correctly.
     pub(super) fn accuracy(&self) -> f64 {
         self.correct as f64 / self.labels.len().max(1) as f64
     }
 }
 
 impl Trainer<'_> {
-    /// A bar over the steps of the run; hidden where stderr is no terminal.
+    /// A bar over the steps of the run; hidden if stderr is not a terminal.
     pub(super) fn progress_bar(&self, epochs_done: usize) -> ProgressBar {
         let steps = self.steps_per_epoch();
         let style =
@@ -109,7 +109,7 @@ impl Trainer<'_> {
         })
     }
 
-    /// The mean gradient over the images `batch`; loss and correct answers are sums.
+    /// The mean gradient over the images in `batch`; loss and correct answers are sums.
     fn batch(&self, learner: &Learner, batch: &[usize], epoch: usize) -> Result<Gradient, Error> {
         let layers = learner.weights.layers()?;
         let strength = self.strength(epoch);
@@ -159,7 +159,7 @@ impl Trainer<'_> {
     }
 }
 
-/// How `weights` do on `images`, unvaried.
+/// How `weights` perform on `images` without variation.
 pub(super) fn score(
     pool: &ThreadPool,
     weights: &Weights,
@@ -184,7 +184,7 @@ pub(super) fn score(
     Ok(total)
 }
 
-/// Summed loss, hits and answers of rows of logits.
+/// Summed loss, number of hits and digits read for rows of logits.
 fn judge(logits: &[f32], labels: &[usize]) -> Score {
     let rows = || logits.chunks_exact(CLASSES);
     let loss = |(row, label): (&[f32], &usize)| {
@@ -199,7 +199,7 @@ fn judge(logits: &[f32], labels: &[usize]) -> Score {
     }
 }
 
-/// A generator of its own for each path of numbers.
+/// A separate generator for each path of numbers.
 pub(super) fn generator(path: &[u64]) -> Xoshiro256PlusPlus {
     let mix = |state: u64, part: &u64| {
         // SplitMix64's finaliser (Steele et al., 2014): neighbours become unrelated seeds.

@@ -1,4 +1,5 @@
-//! From a frame to numbers: the features by the manifest's own [`Table`], and the targets.
+//! Turns a frame into numbers: the features, encoded by the manifest's own [`Table`], and
+//! the targets.
 //!
 //! The table that is fitted here is the one that the served model reads, so training and serving
 //! cannot encode differently. As BigQuery ML does, a missing number counts as the mean, a missing
@@ -14,14 +15,14 @@ use super::{
 };
 use crate::repository::{Cell, Column, Encoding, MAX_SCALE, Table, Task};
 
-/// Numbers of all features, or probabilities of all classes.
+/// Maximum numbers in all features, or probabilities of all classes, over all rows.
 const MAX_NUMBERS: usize = 100_000_000;
-/// Bytes of a class's name.
+/// Maximum bytes of a class's name.
 const MAX_CLASS: usize = 4096;
 /// A text column with more values than this is an identifier, not a category.
 const MAX_VALUES: usize = 1000;
 
-/// The data of a training.
+/// The data of a training run.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Examples {
     /// How rows become features.
@@ -34,10 +35,10 @@ pub(super) struct Examples {
     pub(super) classes: Vec<String>,
 }
 
-/// Fits the encoding of `statement` to `frame`, what its query returned, and applies it.
+/// Fits the encoding of `statement` to `frame`, the result of its query, and applies it.
 ///
-/// A complaint about the label stands where the options name it, one about another column where
-/// the query starts.
+/// A complaint about the label points to where the options name it, one about another column to
+/// where the query starts.
 pub(super) fn encode(frame: &Frame, statement: &Statement) -> Result<Examples, Complaint> {
     let options = &statement.options;
     let blame = |place| move |message: String| Complaint { place, message };
@@ -139,7 +140,7 @@ fn scale(numbers: &[f64], name: &str) -> Result<Encoding, String> {
     let count = numbers.len() as f64;
     let mean = numbers.iter().sum::<f64>() / count;
     let variance = numbers.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / count;
-    // A constant column tells nothing; dividing it by one keeps it finite.
+    // A constant column carries no information; dividing it by one keeps it finite.
     let least = (1e-12 * mean.abs()).max(1.0 / MAX_SCALE);
     let std = if variance.sqrt() > least { variance.sqrt() } else { 1.0 };
     Ok(Encoding::Number { mean, std })
@@ -159,7 +160,7 @@ fn fill(cell: Option<&Cell>, column: &Column) -> Cell {
     match (cell, &column.encoding) {
         (Some(cell), _) => cell.clone(),
         (None, Encoding::Number { mean, .. }) => Cell::Number(*mean),
-        // No known value holds a NUL, so this is none of them.
+        // No known value contains a NUL, so this is none of them.
         (None, Encoding::Text { .. }) => Cell::Text("\0".to_owned()),
     }
 }
@@ -167,7 +168,7 @@ fn fill(cell: Option<&Cell>, column: &Column) -> Cell {
 /// The class of each row, and the names of the classes.
 type Classes = (Vec<f64>, Vec<String>);
 
-/// Numbers of the classes, and their names in order: numeric for numbers, else by text.
+/// The class number of each row, and the class names in order: numeric for numbers, else by text.
 fn classify(labels: &[&Cell], name: &str) -> Result<Classes, String> {
     let mut names = BTreeSet::new();
     for label in labels {
@@ -196,7 +197,7 @@ fn classify(labels: &[&Cell], name: &str) -> Result<Classes, String> {
     Ok((targets, names.iter().map(|class| class.clone().into_owned()).collect()))
 }
 
-/// A number that [`text`] has written.
+/// Parses a number that [`text`] has written.
 fn value(text: &str) -> f64 {
     text.parse().unwrap_or(f64::NAN)
 }

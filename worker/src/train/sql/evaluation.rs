@@ -1,10 +1,10 @@
-//! How the fitted layer does on rows it has not seen.
+//! How the fitted layer performs on rows it has not seen.
 
 use std::io::{self, Write};
 
 use serde::Serialize;
 
-/// The least probability that counts.
+/// Smaller probabilities count as this one.
 const FLOOR: f64 = f32::MIN_POSITIVE as f64;
 
 /// The measures of a model.
@@ -31,7 +31,7 @@ pub(super) enum Evaluation {
     },
 }
 
-/// Measures class probabilities, a row each, against the numbers of the right classes.
+/// Measures class probabilities, one row per example, against the numbers of the right classes.
 pub(super) fn classification(
     probabilities: &[Vec<f32>],
     actual: &[usize],
@@ -43,7 +43,7 @@ pub(super) fn classification(
         let predicted = crate::model::top_k(row, 1).first().copied().unwrap_or(0);
         confusion[actual][predicted] += 1;
         let probability = f64::from(row[actual]);
-        // Not `max`, which hides what is no number.
+        // Not `max`, which hides NaN.
         loss -= if probability < FLOOR { FLOOR.ln() } else { probability.ln() };
     }
     let rows = actual.len().max(1) as f64;

@@ -1,8 +1,8 @@
 //! Fits the linear layer: multinomial logistic regression or least squares, in candle.
 //!
 //! Both losses are convex and smooth, so Nesterov's accelerated gradient (1983) with the step 1/L
-//! needs no learning rate to be guessed; the momentum restarts when it points uphill (O'Donoghue
-//! and Candès, 2015). L comes from the largest eigenvalue of the features' second moments.
+//! needs no guessed learning rate; the momentum restarts when it points uphill (O'Donoghue and
+//! Candès, 2015). L comes from the largest eigenvalue of the features' second moments.
 
 use candle_core::{Device, Result, Tensor, bail};
 use candle_nn::ops::softmax;
@@ -18,14 +18,14 @@ pub(super) enum Objective {
     Squares,
 }
 
-/// How long and how strictly.
+/// How long to fit and how strictly.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits<'a> {
-    /// The most steps.
+    /// Maximum number of steps.
     pub(super) max_iterations: usize,
-    /// Weight of half the squared coefficients, the bias excepted.
+    /// Weight of half the squared coefficients, excluding the bias.
     pub(super) l2_reg: f64,
-    /// When it has to be done.
+    /// When the fit has to be done.
     pub(super) bounds: &'a Bounds,
 }
 
@@ -41,14 +41,14 @@ pub(super) struct Layer {
 }
 
 impl Layer {
-    /// Whether every coefficient is a number.
+    /// Whether every coefficient is finite.
     pub(super) fn is_finite(&self) -> Result<bool> {
         let all = [self.weight.flatten_all()?.to_vec1()?, self.bias.to_vec1::<f32>()?].concat();
         Ok(all.iter().all(|value| value.is_finite()))
     }
 }
 
-/// No coefficient would move by more than this.
+/// Training ends once no component of the gradient is larger than this.
 const TOLERANCE: f32 = 1e-6;
 const POWER_ITERATIONS: usize = 30;
 
@@ -101,7 +101,7 @@ pub(super) fn fit(
     Ok(Layer { weight, bias: at.get(width)?, iterations })
 }
 
-/// The factor of each coefficient in the gradient of the penalty: none for the bias.
+/// The factor of each coefficient in the gradient of the penalty: zero for the bias.
 fn shrinkage(width: usize, outputs: usize, l2_reg: f64) -> Result<Tensor> {
     let weights =
         (Tensor::ones((width, outputs), candle_core::DType::F32, &Device::Cpu)? * l2_reg)?;
@@ -109,7 +109,8 @@ fn shrinkage(width: usize, outputs: usize, l2_reg: f64) -> Result<Tensor> {
     Tensor::cat(&[weights, bias], 0)
 }
 
-/// Of `transposed * inputs`, by power iteration, with a margin for its slow end.
+/// The largest eigenvalue of `transposed * inputs`, by power iteration, with a margin for its
+/// slow convergence.
 fn largest_eigenvalue(inputs: &Tensor, transposed: &Tensor) -> Result<f64> {
     let mut direction = Tensor::ones((inputs.dim(1)?, 1), inputs.dtype(), &Device::Cpu)?;
     let mut value = 1.0;
@@ -151,7 +152,7 @@ mod tests {
         assert!(error.contains("--max-time"), "{error}");
     }
 
-    /// What [`super::super::encode`] keeps out.
+    /// Covers numbers that [`super::super::encode`] keeps out.
     #[test]
     fn a_fit_of_numbers_too_large_for_it_is_seen_to_be_none() {
         let large = [-1e30, 1e30f32];

@@ -1,8 +1,8 @@
 //! The training data: what the query returns from SQLite, CSV files included.
 //!
 //! The database is opened read-only and CSV files become temporary tables, so training changes
-//! nothing. A query is a program, and may be one that never ends: rows, bytes, memory and time are
-//! bounded, those of SQLite as well.
+//! nothing. A query is a program that may never end, so rows, bytes, memory and time are bounded,
+//! including those of SQLite.
 
 use std::fs::File;
 use std::io::Read;
@@ -15,25 +15,25 @@ use super::lexer::{Complaint, place_of};
 use super::statement::Statement;
 use crate::{Error, repository::Cell, train::invalid};
 
-/// Bytes of all cells that are trained on, and of a CSV file.
+/// Maximum bytes of all cells that are trained on, and of a CSV file.
 const MAX_BYTES: u64 = 1 << 30;
-/// Bytes of one text, and of what one function makes.
+/// Maximum bytes of one text, and of the result of one function.
 const MAX_TEXT: i32 = 1 << 20;
-/// Bytes of a pattern that texts are compared with.
+/// Maximum bytes of a pattern that texts are compared with.
 const MAX_PATTERN: i32 = 1000;
-/// Bytes that SQLite may take; what is sorted beyond goes to temporary files.
+/// Maximum bytes that SQLite may take; larger sorts spill to temporary files.
 const MAX_HEAP: u64 = 1 << 30;
-/// Instructions of SQLite between two looks at the clock: a fraction of a millisecond.
+/// SQLite instructions between two checks of the clock: a fraction of a millisecond.
 const STEPS: i32 = 10_000;
-/// Rows of a CSV file between two looks at the clock.
+/// Rows of a CSV file between two checks of the clock.
 const ROWS: usize = 1024;
-/// Where the rows of a CSV file wait until it is known which columns are numbers.
+/// Table for the rows of a CSV file until it is known which columns are numeric.
 const RAW: &str = "rows of a csv file";
 
 /// A CSV file and the name of the table it becomes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct CsvTable {
-    /// The name that queries know the table by.
+    /// The name of the table in queries.
     pub(super) name: String,
     /// The CSV file that it is read from.
     pub(super) path: PathBuf,
@@ -62,7 +62,7 @@ impl std::str::FromStr for CsvTable {
     }
 }
 
-/// Opens the database, read-only; without one the CSV files are all there is.
+/// Opens the database read-only; without one, the CSV files are all there is.
 pub(super) fn open(path: Option<&Path>, bounds: &Bounds) -> Result<Connection, Error> {
     let Some(path) = path else {
         let open = Connection::open_in_memory().and_then(|opened| bounded(opened, bounds));
@@ -80,12 +80,12 @@ pub(super) fn open(path: Option<&Path>, bounds: &Bounds) -> Result<Connection, E
     open().map_err(|error: rusqlite::Error| invalid(path, told(&error, bounds)))
 }
 
-/// Gives SQLite its limits.
+/// Sets SQLite's limits.
 fn bounded(mut connection: Connection, bounds: &Bounds) -> rusqlite::Result<Connection> {
     let bounds = bounds.clone();
     connection.progress_handler(STEPS, Some(move || bounds.is_over()))?;
     connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, MAX_TEXT)?;
-    // Between looks at the clock a pattern is compared with a whole text.
+    // Between two checks of the clock, a pattern may be compared with a whole text.
     connection.set_limit(Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, MAX_PATTERN)?;
     connection.pragma_update(
         None,
@@ -96,7 +96,7 @@ fn bounded(mut connection: Connection, bounds: &Bounds) -> rusqlite::Result<Conn
     Ok(connection)
 }
 
-/// What SQLite says, in the words of the limit where it is one.
+/// SQLite's message, or that of the limit if it is about one.
 fn told(error: &rusqlite::Error, bounds: &Bounds) -> String {
     match error.sqlite_error_code() {
         Some(ErrorCode::OperationInterrupted) => bounds.overrun(),
@@ -108,7 +108,7 @@ fn told(error: &rusqlite::Error, bounds: &Bounds) -> String {
     }
 }
 
-/// Makes a CSV file with a header a temporary table; a column of numbers becomes numeric.
+/// Imports a CSV file with a header as a temporary table; a column of numbers becomes numeric.
 pub(super) fn import(
     connection: &Connection,
     table: &CsvTable,
@@ -282,14 +282,14 @@ fn names(connection: &Connection, sql: &str) -> rusqlite::Result<String> {
     Ok(names.collect::<Result<Vec<_>, _>>()?.join(", "))
 }
 
-/// SQLite's message about a missing column, with those that the tables have.
+/// SQLite's message about a missing column, with the columns that the tables have.
 fn columns(connection: &Connection, message: &str) -> String {
     let sql = format!("SELECT DISTINCT c.name FROM ({TABLES}) t, pragma_table_info(t.name) c");
     let columns = names(connection, &sql).unwrap_or_default();
     format!("{message}; the tables have {columns}")
 }
 
-/// SQLite's message about a missing table, with those there are.
+/// SQLite's message about a missing table, with the tables there are.
 fn tables(connection: &Connection, message: &str) -> String {
     let tables = names(connection, &format!("{TABLES} ORDER BY name")).unwrap_or_default();
     let have =

@@ -1,11 +1,11 @@
 //! Tokens of the statement's head, each with its place in the file.
 //!
-//! Only what stands before the query is read here; the query itself goes to SQLite as it is, with
-//! all of its syntax. Any text gives tokens or an error, never a panic.
+//! The query itself goes to SQLite unchanged, with all of its syntax; here only its end is searched
+//! for, if it is in parentheses. Any text gives tokens or an error, never a panic.
 
 use std::fmt;
 
-/// Where something stands, counted from 1; columns count characters.
+/// A position in the file, counted from 1; columns count characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Position {
     /// The line, counted from 1.
@@ -70,7 +70,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// The place of byte `at`, which may be anything.
+/// The place of byte `at`, which may have any value.
 pub(super) fn place_of(text: &str, at: usize) -> Position {
     let before = text.char_indices().take_while(|(start, _)| *start < at);
     before.fold(Position { line: 1, column: 1 }, |place, (_, c)| place.after(c))
@@ -121,7 +121,7 @@ impl<'a> Lexer<'a> {
         Ok(Token { kind, place, start })
     }
 
-    /// The place of what comes now, counted on from the last one that was asked for.
+    /// The place of the next character, counted on from the last place that was requested.
     fn place(&mut self) -> Position {
         let (from, place) = self.placed;
         let place = self.text[from..self.at].chars().fold(place, Position::after);
@@ -149,7 +149,7 @@ impl<'a> Lexer<'a> {
         &rest[..end]
     }
 
-    /// Spaces, `-- …`, `# …` and `/* … */`.
+    /// Skips spaces, `-- …`, `# …` and `/* … */`.
     fn skip_space(&mut self) -> Result<(), Complaint> {
         loop {
             self.take_while(char::is_whitespace);

@@ -1,8 +1,8 @@
 //! `worker train sql`: a model from a SQL statement.
 //!
 //! The flow: [`statement`] reads `CREATE MODEL … AS SELECT …`, [`frame`] runs the query in SQLite,
-//! [`encode`] makes numbers of the rows, [`fit`] trains on most of them, [`evaluation`] measures on
-//! the rest, and the next version folder of the model appears in the repository.
+//! [`encode`] turns the rows into numbers, [`fit`] trains on most of them, [`evaluation`] measures
+//! on the rest, and the next version folder of the model appears in the repository.
 
 mod bounds;
 mod encode;
@@ -51,7 +51,7 @@ model_type 'logistic_reg' or 'linear_reg'; input_label_cols ['label']; max_itera
 l2_reg 0; data_split_eval_fraction 0.2. Without OR REPLACE the model must be new; with it, the
 next version is written beside the old ones. CREATE MODEL IF NOT EXISTS does nothing where there is one.";
 
-/// Bytes of a statement.
+/// Maximum bytes of a statement.
 const MAX_STATEMENT: u64 = 1 << 20;
 /// The longest time that a training may be given, in seconds: a week.
 const LONGEST: u64 = 7 * 24 * 3600;
@@ -92,7 +92,7 @@ struct Report {
     version: u64,
     folder: PathBuf,
     rows: usize,
-    /// Rows measured on; they are training rows where none could be kept.
+    /// Rows measured on; these are training rows if none could be kept aside.
     evaluated_rows: usize,
     held_out: bool,
     iterations: usize,
@@ -126,7 +126,8 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Error> {
     print(&report, args.json, out)
 }
 
-/// Whether `text` is a statement that [`run`] would carry out; the error names the place and the fix.
+/// Checks that `text` is a statement that [`run`] would carry out; the error names the place and
+/// the fix.
 pub fn check(text: &str) -> Result<(), Error> {
     match statement::parse(text) {
         Ok(_) => Ok(()),
@@ -146,14 +147,14 @@ impl Args {
     }
 }
 
-/// The statement; it may come through a pipe.
+/// Reads the statement, which may come through a pipe.
 fn read(path: &Path) -> Result<String, Error> {
     let bytes = File::open(path).and_then(|file| file::bounded(file, MAX_STATEMENT));
     let bytes = bytes.map_err(Error::file(path))?;
     String::from_utf8(bytes).map_err(|_| invalid(path, "not UTF-8"))
 }
 
-/// `IF NOT EXISTS` where there is a model already.
+/// Reports that `IF NOT EXISTS` found an existing model.
 fn kept(model: &str, version: u64, json: bool, out: &mut dyn Write) -> Result<(), Error> {
     if json {
         let said = serde_json::json!({"model": model, "version": version, "trained": false});
@@ -209,7 +210,7 @@ fn train(
     }
     let report = Report {
         model: statement.name.clone(),
-        // Known when it is written.
+        // Known once it is written.
         version: 0,
         folder: PathBuf::new(),
         rows,
@@ -221,7 +222,7 @@ fn train(
     Ok((layer, report))
 }
 
-/// Rows to keep aside: none where that would leave nothing to learn from.
+/// Number of rows to keep aside: none if that would leave nothing to learn from.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 <= share <= rows")]
 fn share(rows: usize, fraction: f64) -> usize {
     let kept = (rows as f64 * fraction).round() as usize;
@@ -294,7 +295,7 @@ fn class_number(target: f64) -> usize {
     target as usize
 }
 
-/// The version folder: manifest, weights, labels, and the statement that made them.
+/// Writes the version folder: manifest, weights, labels, and the statement that made them.
 fn write(
     model: &Path,
     name: Name<'_>,

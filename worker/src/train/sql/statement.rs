@@ -1,4 +1,4 @@
-//! The statement: `CREATE [OR REPLACE] MODEL name OPTIONS(…) AS SELECT …`, as BigQuery ML has it.
+//! The statement: `CREATE [OR REPLACE] MODEL name OPTIONS(…) AS SELECT …`, as in BigQuery ML.
 //!
 //! The head is parsed here with errors that name the place and the fix; the query is kept as text
 //! with its offset, so that a complaint by SQLite can name its place in the file too.
@@ -10,22 +10,22 @@ use super::lexer::{Complaint, Kind, Lexer, Position, Token};
 pub(super) struct Statement {
     /// The model's name.
     pub(super) name: String,
-    /// What becomes of a model of that name that exists already.
+    /// What happens to an existing model of that name.
     pub(super) existing: Existing,
-    /// What OPTIONS says.
+    /// The settings in OPTIONS.
     pub(super) options: Options,
     /// The query after `AS`, as it was written.
     pub(super) query: String,
     /// Byte of the file at which the query starts.
     pub(super) query_start: usize,
-    /// The same place as people count it.
+    /// The same place as line and column.
     pub(super) query_place: Position,
 }
 
-/// What becomes of a model that exists already.
+/// What happens to a model that already exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Existing {
-    /// It must not: `CREATE MODEL`.
+    /// It must not exist: `CREATE MODEL`.
     Refused,
     /// It gets another version: `CREATE OR REPLACE MODEL`.
     Replaced,
@@ -42,18 +42,18 @@ pub(super) enum ModelType {
     Linear,
 }
 
-/// The settings of a training.
+/// The settings of a training run.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Options {
     /// What is trained.
     pub(super) model_type: ModelType,
-    /// Where that is said.
+    /// Where the model type is given.
     pub(super) model_type_place: Position,
     /// The column to predict.
     pub(super) label: String,
-    /// Where that is said: at OPTIONS when it is left out.
+    /// Where the label is given: at OPTIONS if it is left out.
     pub(super) label_place: Position,
-    /// The most passes over the data.
+    /// Maximum number of passes over the data.
     pub(super) max_iterations: usize,
     /// Weight of the squared coefficients in the loss.
     pub(super) l2_reg: f64,
@@ -61,12 +61,12 @@ pub(super) struct Options {
     pub(super) eval_fraction: f64,
 }
 
-/// Beyond it nothing but the bias is left.
+/// Beyond this, nothing but the bias is left.
 const MAX_L2_REG: f64 = 1e6;
 const KNOWN: &str = "model_type, input_label_cols, max_iterations, l2_reg, \
                      data_split_eval_fraction";
 
-/// A value of an option, with its place.
+/// A value of an option.
 #[derive(Debug)]
 enum Value {
     Text(String),
@@ -147,7 +147,7 @@ impl<'a> Parser<'a> {
         if self.takes_symbol(symbol)? { Ok(()) } else { self.fail(fix) }
     }
 
-    /// `IF NOT EXISTS`, which may stand before the name.
+    /// Reads `IF NOT EXISTS`, which may precede the name.
     fn existing(&mut self, replace: bool) -> Result<Existing, Complaint> {
         if !self.is_word("IF") {
             return Ok(if replace { Existing::Replaced } else { Existing::Refused });
@@ -161,7 +161,7 @@ impl<'a> Parser<'a> {
         Ok(Existing::Kept)
     }
 
-    /// Where the query begins and ends; parentheses around all of it are no part of it.
+    /// Where the query begins and ends; parentheses around all of it are not part of it.
     fn query(&mut self, end: usize) -> Result<(Token, usize), Complaint> {
         let mut open = 0;
         while self.takes_symbol('(')? {
@@ -186,7 +186,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// The byte of the `)` whose `(` stands before what comes now.
+    /// The byte of the `)` that closes the `(` just before the current token.
     fn closing(&mut self) -> Result<usize, Complaint> {
         let mut depth = 0;
         loop {
