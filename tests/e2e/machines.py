@@ -1,8 +1,8 @@
-"""Machines of the tests' own: Debian systems that boot their own systemd, joined as an RSpec says.
+"""Machines for the tests: Debian systems that boot their own systemd, linked as an RSpec says.
 
-A machine is a container of systemd-nspawn over a Debian that debootstrap has made once; what is written
-on it is thrown away with it. It has a network of its own, and no way to anywhere but its links. Entering
-it is `nsenter`, so neither machined nor a bus is needed.
+A machine is a systemd-nspawn container over a Debian that debootstrap creates once; everything written to
+it is discarded with it. It has its own network, which reaches nothing but its links. Machines are entered
+with `nsenter`, so neither machined nor a bus is needed.
 """
 
 import contextlib
@@ -32,14 +32,14 @@ RUN = f"{os.getpid() % 100000}"
 
 
 def give_up(reason):
-    """Skips; where machines were asked for, it is a failure that there are none."""
+    """Skips the test, or fails it if machines were requested explicitly."""
     if os.environ.get("IMAGEFLEET_MACHINES") == "1":
         pytest.fail(reason, pytrace=False)
     pytest.skip(f"SKIPPED: {reason}")
 
 
 def skip_without_machines():
-    """Says loudly what is missing for machines."""
+    """Gives up loudly if something that machines need is missing."""
     if os.environ.get("IMAGEFLEET_MACHINES") == "0":
         pytest.skip("SKIPPED: no machines are wanted (IMAGEFLEET_MACHINES=0)")
     if os.geteuid() != 0:
@@ -49,7 +49,7 @@ def skip_without_machines():
 
 
 def base():
-    """A Debian that machines begin as; made once, in about a minute."""
+    """The Debian that machines start from; created once, in about a minute."""
     stamp = BASE / "etc" / "imagefleet-packages"
     if stamp.exists() and stamp.read_text() == PACKAGES:
         return BASE
@@ -68,7 +68,7 @@ def base():
 
 
 def mirror():
-    """Where this machine has its own packages from."""
+    """The mirror that this machine gets its own packages from."""
     command = ["apt-get", "indextargets", "--format", "$(SITE)"]
     listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     sites = [site for site in listed.split() if "debian.org/debian" in site and "security" not in site]
@@ -87,31 +87,35 @@ class Machine:
             (self._folder / part).mkdir(parents=True)
         layers = f"lowerdir={base()},upperdir={self._folder}/upper,workdir={self._folder}/work"
         run("mount", "-t", "overlay", "overlay", "-o", layers, self._root)
-        # Workers join by the names of their machines, and the root has that of the machine that made it.
+        # Workers join under the hostnames of their machines; the base has that of the machine that created it.
         (self._root / "etc" / "hostname").write_text(f"{name}\n")
         command = ["systemd-nspawn", "--boot", f"--directory={self._root}", f"--machine={self.namespace}"]
         command += ["--private-network", "--register=no", "--keep-unit", "--resolv-conf=off", "--timezone=off"]
         command += ["--console=read-only", f"--bind-ro={shared}:/media"]
-        # Each has a control group of its own, below that of this process.
+        # Each machine has its own control group, below the root of the hierarchy.
         joined = f"{join_group(self.namespace)} exec {shlex.join(command)}"
         environment = {**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1" if is_unified() else "0"}
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 ["bash", "-c", joined], env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        self._leader = eventually(self._find_leader, 30, f"{name} starts")
-        run("ip", "netns", "attach", self.namespace, self._leader)
-        eventually(self._is_up, 60, f"{name} has booted")
+        try:
+            self._leader = eventually(self._find_leader, 30, f"{name} starts")
+            run("ip", "netns", "attach", self.namespace, self._leader)
+            eventually(self._is_up, 60, f"{name} has booted")
+        except BaseException:
+            self.close()
+            raise
 
     def _find_leader(self):
-        """The process that is number 1 in there."""
+        """The process that has PID 1 on the machine."""
         if self._process.poll() is not None:
             give_up(f"no machine boots here: {self._log.read_text()[-600:]}")
         for child in children(self._process.pid):
             with contextlib.suppress(OSError):
                 status = Path(f"/proc/{child}/status").read_text()
                 [numbers] = [line.split()[1:] for line in status.splitlines() if line.startswith("NSpid:")]
-                # It is there a moment before it has a network of its own, and until then has this machine's.
+                # It exists a moment before it has its own network, and until then is in the host's.
                 if len(numbers) > 1 and numbers[-1] == "1" and has_own_network(child):
                     return child
         return None
@@ -122,7 +126,7 @@ class Machine:
         return state in ("running", "degraded")
 
     def enter(self, *command):
-        """The command that runs another one on this machine, as root."""
+        """The command line that runs a command on this machine, as root."""
         namespaces = ["nsenter", f"--target={self._leader}", "--mount", "--uts", "--ipc", "--net", "--pid"]
         namespaces += ["--root", "--wd"]
         path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -133,7 +137,7 @@ class Machine:
         return subprocess.run(self.enter(*command), **how, check=False)
 
     def run(self, *command, limit=LIMIT):
-        """What a command prints that must succeed."""
+        """The output of a command that must succeed."""
         done = self.attempt(*command, limit=limit)
         assert done.returncode == 0, f"{self.name}: {command}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
         return done.stdout.strip()
@@ -142,7 +146,7 @@ class Machine:
         self.run("sh", "-c", f"mkdir -p $(dirname {path}) && printf %s {shlex.quote(text)} >{path}")
 
     def process(self, service):
-        """The number of a service's process, as seen on the machine; 0 if there is none."""
+        """The PID of a service's process, as seen on the machine; 0 if there is none."""
         return int(self.run("systemctl", "show", "--property=MainPID", "--value", service))
 
     def close(self):
@@ -167,7 +171,7 @@ def is_unified():
 
 
 def groups(name):
-    """The folders of a control group in the hierarchies that systemd needs for itself."""
+    """The folders of a control group in the hierarchies that systemd itself needs."""
     roots = ["/sys/fs/cgroup"] if is_unified() else ["/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified"]
     return [Path(root) / name for root in roots if Path(root).is_dir()]
 
@@ -194,8 +198,8 @@ def children(process):
 
 
 def release(programs, out, version, **environment):
-    """Packs programs as a release, with archives that lie open as well."""
-    # These are thrown away, so they need not be small.
+    """Packs programs as a release, and also extracts its archive."""
+    # The packages are discarded, so they need not be small.
     environment = {**os.environ, "DPKG_DEB_COMPRESSOR_LEVEL": "0", "GZIP": "-1", **environment}
     environment |= {"PROGRAMS": str(programs), "OUT": str(out), "VERSION": version}
     run(ROOT / "scripts" / "package.sh", env=environment)
@@ -208,13 +212,13 @@ def archive(version):
 
 
 def deb(role, version):
-    """The Debian package of a role for this kind of machine, as the machines see it."""
+    """Path of a role's Debian package for this architecture, as the machines see it."""
     cpu = {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
     return f"/media/imagefleet-{role}_{version}_{cpu}.deb"
 
 
 def two_releases(programs, out):
-    """1.0.0, and 1.1.0 that has programs of other bytes and new weights."""
+    """Releases 1.0.0, and 1.1.0 with different program bytes and another version of a model."""
     first = release(programs, out, "1.0.0")
     later = out / "later"
     later.mkdir()
@@ -222,13 +226,13 @@ def two_releases(programs, out):
         shutil.copy(path, later)
         with (later / path.name).open("ab") as program:
             program.write(b"a later build")
-    # A strip would take the bytes away again.
+    # Stripping would remove the added bytes again.
     models = release(later, out, "1.1.0", STRIP="false") / "models" / "iris_model"
     shutil.copytree(models / "1", models / "2")
 
 
 class Slice:
-    """The nodes of an RSpec as machines, with its addresses and links, and what they install."""
+    """The nodes of an RSpec as machines, with its addresses and links, and their install commands."""
 
     def __init__(self, rspec, folder, shared):
         tree = ElementTree.parse(rspec)
@@ -250,10 +254,10 @@ class Slice:
             raise
         self.hub = self.machines["balancer"]
         self.client = self.machines["client"]
-        # In the order of the RSpec, whichever has booted first.
+        # In the order of the RSpec, whichever booted first.
         names = [node.get("client_id") for node in nodes]
         self.workers = [self.machines[name] for name in names if name.startswith("server")]
-        # As the experiment has it: the client's end of its link, and the balancer's.
+        # As in the experiment: the client's end of its link, and from it the balancer's.
         client_link = [address for name, address in ends.values() if name == "client"][0]
         self.url = f"http://{client_link.rpartition('.')[0]}.1:5000"
 
@@ -268,12 +272,12 @@ class Slice:
             run("ip", "-n", namespace, "link", "set", port, "up")
 
     def install(self, version):
-        """Does on every machine what the RSpec says, with the sources where its install service puts them."""
+        """Runs the RSpec's command on every machine, with the sources where its install service puts them."""
         for name, machine in self.machines.items():
             machine.run("mkdir", "-p", "/local/source")
             machine.run("cp", "-R", f"/media/{archive(version)}", "/local/source/imagefleet")
             machine.write("/local/source/imagefleet/rspec/image_class.rspec", self._rspec.read_text())
-            # There is no internet, and photos are no matter here.
+            # There is no internet, and photos do not matter here.
             machine.run("sh", "-c", self._commands[name].replace("$it worker", "$it worker --no-pull"))
         self.wait_for_all()
 
@@ -282,12 +286,12 @@ class Slice:
         return machine.run(f"/media/{archive(version)}/scripts/install.sh", *arguments)
 
     def endpoints(self):
-        """What the balancer says of its workers."""
+        """The balancer's view of its workers."""
         with inside(self.hub.namespace):
             return requests.get("http://127.0.0.1:9900/fleet.json", timeout=10).json()["endpoints"]
 
     def wait_for_all(self):
-        """Until every worker takes requests."""
+        """Waits until every worker takes requests."""
         seen = {}
 
         def are_available():
@@ -317,7 +321,7 @@ class Slice:
 
 
 def boot(names, folder, shared, machines):
-    """All at the same time; a machine that does not come up leaves none behind."""
+    """Boots all machines at the same time; `machines` gets those that come up, even if others fail."""
     base()
     failures = []
 
@@ -337,10 +341,10 @@ def boot(names, folder, shared, machines):
 
 
 class Load:
-    """`client load` on a machine of its own, for as long as a `with` block lasts.
+    """`client load` on the client's machine, for as long as a `with` block lasts.
 
-    Each request has a connection of its own, unless told otherwise: one that is kept may be closed by the
-    service at the moment at which it is used again, as HTTP/1.1 is, and this client tries nothing twice.
+    Each request has its own connection unless told otherwise: HTTP/1.1 lets the service close a kept
+    connection at the moment it is used again, and this client does not retry.
     """
 
     def __init__(self, fleet, rate=300, flags=("--no-keep-alive",)):
@@ -358,7 +362,7 @@ class Load:
         return self
 
     def __exit__(self, *failure):
-        # The client itself gets the signal, not who entered its machine.
+        # The signal goes to the client itself, not to the process that entered its machine.
         for child in [*children(self._process.pid), self._process.pid]:
             with contextlib.suppress(OSError):
                 if Path(f"/proc/{child}/comm").read_text().startswith(("client", "imagefleet")):
@@ -369,14 +373,14 @@ class Load:
             self.summary = json.loads(said)
 
     def answered(self):
-        """What the balancer has answered in its life."""
+        """Number of requests that the balancer has answered since it started."""
         for line in metrics(self._fleet.hub).splitlines():
             if line.startswith('balancer_requests_total{outcome="answered"}'):
                 return float(line.split()[1])
         return 0
 
     def wait(self, count):
-        """Until so many more requests are answered, by one and the same balancer."""
+        """Waits until `count` more requests are answered, all by the same balancer."""
 
         def answered():
             with contextlib.suppress(OSError):
@@ -387,7 +391,7 @@ class Load:
         eventually(lambda: (answered() or 0) >= before + count, 60, "answers go on")
 
     def lost(self):
-        """How the requests ended that were not answered with 200."""
+        """Outcomes of the requests that were not answered with 200."""
         return {outcome: count for outcome, count in self.summary["outcomes"].items() if outcome != "200"}
 
 
