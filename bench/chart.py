@@ -1,4 +1,4 @@
-"""The main figures by commit, as one SVG of small panels: no library, and the same bytes from the same results."""
+"""Draws the main figures by commit as one SVG of small panels, without a library; equal results give equal bytes."""
 
 from html import escape
 
@@ -25,7 +25,7 @@ def draw(panels, result):
 
 
 def series(panel, result):
-    """Our points, (number of the commit, value), and the value of each peer that took turns with them."""
+    """Our points as (index of the commit, value), and the value of each peer measured alongside."""
     found = {figure["of"]: figure["median"] for figure in result["figures"] if figure["what"] == panel["what"]}
     points = [(number, found[commit]) for number, commit in enumerate(commits_of(result)) if commit in found]
     peers = {peer: found[peer] for peer in panel.get("beside", [])}
@@ -73,7 +73,7 @@ def panel_lines(panel, result):
 
 
 def nice(value):
-    """The next of 1, 2, 5, 10, 20 … that is not below it."""
+    """The first of … 1, 2, 5, 10, 20 … that is at least `value`."""
     step = 1e-6
     while True:
         for factor in (1, 2, 5):

@@ -1,4 +1,4 @@
-"""Writes the figures of a run of scripts/bench-elasticity.sh, whose samples lie in a folder, into bench/results.
+"""Writes the figures of a run of scripts/bench-elasticity.sh, whose samples are in FOLDER, into bench/results.
 
     python3 bench/elasticity.py FOLDER COMMAND
 """
@@ -11,12 +11,12 @@ from pathlib import Path
 
 from record import Result, megabytes
 
-# Seconds of a row of the table.
+# Seconds per row of the table.
 PART = 20
 
 
 def parts(load):
-    """The run in parts: from when, what happened in it, and how many workers took requests at its end."""
+    """The run in parts: from when, what happened in it, and how many workers took requests meanwhile."""
     end = max(moment["seconds"] for moment in load["timeline"])
     for start in range(0, int(end), PART):
         moments = [one for one in load["timeline"] if start <= one["seconds"] < start + PART]
@@ -26,7 +26,7 @@ def parts(load):
 
 
 def series(load):
-    """The same as a curve: what docs/elasticity.svg shows."""
+    """The same run as curves, which docs/elasticity.svg shows."""
     moments = load["timeline"]
 
     def available(second):

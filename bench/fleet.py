@@ -1,4 +1,4 @@
-"""Writes the figures of a run of scripts/bench-fleet.sh, whose samples lie in a folder, into bench/results.
+"""Writes the figures of a run of scripts/bench-fleet.sh, whose samples are in FOLDER, into bench/results.
 
     python3 bench/fleet.py FOLDER USERS COMMAND
 """
@@ -12,7 +12,7 @@ from record import Result
 
 
 def latencies(path):
-    """Milliseconds of the requests that count and were answered."""
+    """Latencies in milliseconds of the requests answered after the warm-up."""
     with path.open() as file:
         return [float(row["latency_ms"]) for row in csv.DictReader(file) if row["warm_up"] == "false" and row["outcome"] == "200"]
 

@@ -1,10 +1,11 @@
-"""How the main figures went from commit to commit: balancer and worker of each are built, and take turns in one run.
+"""How the main figures changed from commit to commit: builds the balancer and worker of each, and measures them in
+turn in one run.
 
     python3 bench/history.py PHOTO --models models v0.2.0 HEAD
 
-Figures of different days or machines say little about each other, so all commits are measured anew,
+Figures from different days or machines are hardly comparable, so all commits are measured anew,
 beside nginx and HAProxy. Programs stay in target/history, and are built only once; every commit
-takes some minutes for that, and one more per round of all. The load generator is that of the tree as it is.
+takes some minutes for that, and one more per round of all. The load generator is that of the current tree.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from bench import GET, POST, at_rate, drive  # noqa: E402
 
 STORE = ROOT / "target" / "history"
 USERS = 8
-# What is measured, its unit, and the figure of a run of wrk that it is.
+# What is measured: its unit, the load, and the figure's key in the result of a wrk run.
 PROXIED = {
     f"processor time per {GET}": ("µs", GET, "cpu_us"),
     f"processor time per {POST}": ("µs", POST, "cpu_us"),
@@ -43,7 +44,7 @@ def git(*words):
 
 
 def built(commit):
-    """The folder with balancer and worker of a commit."""
+    """The folder with the balancer and worker of a commit, which are built if needed."""
     folder = STORE / commit
     if not all((folder / program).exists() for program in ("balancer", "worker")):
         tree = STORE / "tree"
@@ -62,7 +63,7 @@ def built(commit):
 
 
 def balancer_of(commit, folder):
-    """A proxy that is the balancer of a commit, with an access log, which the peers do not write."""
+    """The balancer of a commit as a proxy. It writes an access log; the peers do not."""
 
     class Balancer(lab.Imagefleet):
         name, extra = commit, ["--access-log", str(folder / f"{commit}.log")]
@@ -79,7 +80,7 @@ def in_turn(items, number):
 
 
 def proxied(folder, commits, args):
-    """Runs of wrk through every balancer and its peers: what was measured by (what, of whom)."""
+    """Runs wrk through every balancer and its peers; returns the measured values by (what, of)."""
     ports = [lab.free_port(), lab.free_port()]
     upstream = lab.trivial_upstreams(folder, ports, pin=1)
     runs, running, pauses = {}, [], {}
@@ -104,7 +105,7 @@ def proxied(folder, commits, args):
 
 
 def passes(commits, args):
-    """Milliseconds of a pass of the photo network on one core."""
+    """Milliseconds per pass of the photo network on one core."""
     times = {}
     for number in range(args.rounds):
         for what, precision in PASSES.items():
@@ -117,7 +118,7 @@ def passes(commits, args):
 
 
 def photos(folder, commits, args):
-    """Photos per second of a balancer and a worker per core, all on this machine."""
+    """Photos per second of a balancer with one worker per core, all on this machine."""
     rates = {}
     load = ["load", "--arrivals", "closed", "--users", str(USERS), "--threads", "1", "--images", args.photo]
     load += ["--warm-up", "1s", "--duration", f"{2 * args.seconds}s", "--json"]

@@ -1,4 +1,4 @@
-"""Programs that a measurement starts and ends, and the client's answers as data."""
+"""Starts and stops the programs of a measurement, and parses the output of the client."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def until_it_answers(url, program):
 
 
 class Programs:
-    """What was started, in a folder of its own; ends with the block."""
+    """Programs that log into `folder`, and are stopped at the end of the `with` block."""
 
     def __init__(self, folder):
         self.folder, self.running = folder, []
@@ -58,7 +58,7 @@ class Programs:
 
 
 def client(args, *words):
-    """Runs a client command; returns what it prints as JSON, and the processor time that it took."""
+    """Runs a client command; returns its parsed JSON output and the processor time that it took."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([args.bin / "client", "--log", "error", *words], capture_output=True, text=True, check=False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

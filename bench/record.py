@@ -1,7 +1,7 @@
-"""What a benchmark found, as a file of bench/results: README.md beside this file has the form.
+"""Records the results of a benchmark as a file in bench/results; README.md beside this script describes the format.
 
 The benchmark scripts call `Result(...)`, `add` for each figure and `write`. A shell script, or a
-program in another language, does the same by command:
+program in another language, does the same from the command line:
 
     python3 bench/record.py fleet --command "./scripts/bench-fleet.sh PHOTO" <<'END'
     {"what": "photos answered", "of": "imagefleet", "unit": "/s", "values": [781, 784, 790]}
@@ -49,7 +49,7 @@ def machine():
 
 
 def commit():
-    """The commit that is built, with `+` where files differ from it."""
+    """The commit that is checked out, with `+` appended if tracked files differ from it."""
 
     def git(*words):
         done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -60,12 +60,12 @@ def commit():
 
 
 def megabytes(kilobytes):
-    """Megabytes (a million bytes) of what the kernel calls kB, which are 1,024 bytes."""
+    """Converts the kernel's kB (1,024 bytes) to megabytes (a million bytes)."""
     return kilobytes * 1024 / 1e6
 
 
 def figure(what, of, unit, values):
-    """One figure: the median of the values with their range, or the one value that there is."""
+    """One figure: the median of the values and their range, or the only value."""
     values = sorted(values)
     if not values:
         raise ValueError(f"{what}, {of}: no value")
@@ -92,13 +92,13 @@ class Result:
         self.content["figures"].append(figure(what, of, unit, values))
 
     def add_interval(self, what, of, unit, middle, interval, runs):
-        """A figure whose range is an interval of confidence that the program itself has computed, or none."""
+        """Adds a figure whose range is a confidence interval that the program itself has computed, or `None`."""
         low, high = interval or (None, None)
         one = {"what": what, "of": of, "unit": unit, "median": middle, "low": low, "high": high, "runs": runs}
         self.content["figures"].append(one)
 
     def judge(self, summaries):
-        """Notes where the load generator fell short in one of these runs of `client load`: their figures are its own."""
+        """Notes if the load generator fell short in any of these `client load` runs: their figures are its own."""
         found = [[one["text"] for one in summary["verdict"]["reasons"] if one["cause"] == "generator"] for summary in summaries]
         short = [reasons for reasons in found if reasons]
         if short:
@@ -107,7 +107,7 @@ class Result:
             self.content["note"] = " ".join(filter(None, [self.content.get("note"), told]))
 
     def write(self, folder=None):
-        """Writes the file and returns where it is; a second run of a commit gets a number of its own."""
+        """Writes the file and returns its path. Further runs of a commit on the same day are numbered."""
         folder = Path(folder or os.environ.get("IMAGEFLEET_RESULTS") or RESULTS)
         folder.mkdir(parents=True, exist_ok=True)
         name = f"{self.content['experiment']}.{self.content['date'][:10]}.{(self.content['commit'] or 'unknown').rstrip('+')}"
@@ -121,7 +121,7 @@ class Result:
 
 
 def command_line():
-    """The command that was typed: for a Python script, or for the shell script that has run it (BENCH_COMMAND)."""
+    """The command as typed: of this Python script, or of the shell script that ran it (BENCH_COMMAND)."""
     is_ours = Path(sys.prefix) == ROOT / ".venv"
     python = ".venv/bin/python" if is_ours else "python3"
     script = os.environ.get("BENCH_COMMAND") or f"{python} {os.path.relpath(sys.argv[0], ROOT)}"

@@ -1,5 +1,5 @@
-"""Writes the figures of a folder of `client reproduce` (or of `client scaling` alone) into bench/results: the scaling, and
-where they were measured the round trip by picture and the accuracy by size.
+"""Writes the figures of a folder of `client reproduce` (or of `client scaling` alone) into bench/results: the scaling
+and, if measured, the round trip by picture and the accuracy by size.
 
     sudo target/release/client reproduce --slice --photos PHOTOS --models MODELS --out results/slice
     python3 bench/reproduce.py results/slice "sudo client reproduce --slice --photos PHOTOS --models MODELS"

@@ -1,10 +1,10 @@
-"""Holds the simulator against the runs that client/validate.sh has measured, prints what it finds and writes it into
-bench/results: once with what each request cost in the run, once with costs that are drawn from the run, and as what
-`random` costs over `p2c`.
+"""Compares the simulator with the runs measured by client/validate.sh, prints the comparison and writes it into
+bench/results: once with the cost of each request in the run, once with costs drawn from the run, and as the cost of
+`random` relative to `p2c`.
 
-A run under `random` is one draw of picks, and a tail depends on it for minutes. How much it was is computed without the
-simulator, since these picks depend on nothing: the queues that the run's own picks make of its costs in random order,
-beside those that other picks make of them.
+A run under `random` is a single draw of picks, on which the tail depends for minutes. The effect is computed without
+the simulator, since these picks depend on nothing: the queues that the run's own picks build from its costs in random
+order, compared with the queues that other picks build from them.
 
     python3 bench/simulator.py OUT --client target/release/client --command "sudo client/validate.sh OUT MODELS 150"
 """
@@ -20,11 +20,11 @@ from pathlib import Path
 from record import Result
 
 TRIALS = (1, 2, 3)
-# The folder of each run, the policy it ran with, and how its row is called.
+# For each run: its folder, its policy, and the name of its row.
 RUNS = [(f"u{load}", "p2c", f"p2c at {load} %") for load in (30, 60, 90)]
 RUNS += [(f"p2c{trial}", "p2c", f"p2c at 80 %, run {trial}") for trial in TRIALS]
 RUNS += [(f"random{trial}", "random", f"random at 80 %, run {trial}") for trial in TRIALS]
-# What is asked of replays: no quantile of a policy further off than this many percent in the mean of its runs.
+# What replays must meet: each quantile of a policy is off by at most this many percent in the mean of its runs.
 CLOSE = 10
 QUANTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
 SHUFFLES = 20
@@ -37,7 +37,7 @@ class Runs:
         self.folder, self.client, self.workers = Path(folder), client, workers
 
     def held(self, run, policy, *more):
-        """Each quantile of a run, measured and simulated; those are left out for which it was too short."""
+        """Each quantile of a run, measured and simulated. Quantiles for which the run was too short are left out."""
         command = [self.client, "simulate", "--workers", str(self.workers), "--policy", policy, "--json"]
         command += ["--against", self.folder / run, *more]
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
@@ -45,7 +45,7 @@ class Runs:
 
 
 def queues(arrivals, picks, costs):
-    """The latencies of requests at workers that answer one after another."""
+    """The sorted latencies of requests at workers that serve one request at a time."""
     free, latencies = {}, []
     for came, worker, cost in zip(arrivals, picks, costs, strict=True):
         free[worker] = max(came, free.get(worker, 0)) + cost
@@ -54,7 +54,7 @@ def queues(arrivals, picks, costs):
 
 
 def luck(folder):
-    """What the picks of a run did to each quantile, as a share of what is to be expected of picks at random."""
+    """How much the picks of a run changed each quantile, relative to what random picks are expected to give."""
     with (folder / "samples.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["outcome"] == "200"]
     rows.sort(key=lambda row: int(row["done_us"]))
@@ -80,7 +80,7 @@ def luck(folder):
 
 
 def replays(runs, result, errors):
-    """Each quantile where each request costs what it cost in the run; what is off goes to `errors`."""
+    """Each quantile if every request costs what it did in the run; deviations go to `errors`."""
     off, without_luck = {}, {}
     for run, policy, name in RUNS:
         held = runs.held(run, policy)
@@ -107,7 +107,7 @@ def replays(runs, result, errors):
 
 
 def predictions(runs, result):
-    """How far off the tail is where the costs are drawn from the run, as for a run that is yet to come."""
+    """How far off the quantiles are if costs are drawn from the run, as for a run yet to come."""
     for run, policy, name in RUNS:
         held = runs.held(run, policy, "--service-from", runs.folder / run)
         for quantile in ("p50", "p99"):
@@ -116,7 +116,7 @@ def predictions(runs, result):
 
 
 def policies(runs, result):
-    """What `random` costs over `p2c`, measured and with the costs of either run."""
+    """The cost of `random` relative to `p2c`: measured, and simulated with the costs of either run."""
     for trial in TRIALS:
         held = {
             (run, policy): runs.held(f"{run}{trial}", policy).get("p99")

@@ -1,11 +1,11 @@
 """Makes the tables and the chart of the documents from bench/results, or checks that they are up to date.
 
     python3 bench/tables.py            writes them
-    python3 bench/tables.py --check    ends with 1 if a document says anything else than the results,
-                                       or has a figure outside of a table that is made from them
-    python3 bench/tables.py --figures  prints the figures that stand in sentences, as constants.txt has them
+    python3 bench/tables.py --check    exits with 1 if a document differs from the results,
+                                       or has a figure outside the tables made from them
+    python3 bench/tables.py --figures  prints the figures that are in sentences, in the format of constants.txt
 
-A document has a place for a table between `<!-- results: NAME -->` and `<!-- end of results -->`;
+In a document, a table goes between `<!-- results: NAME -->` and `<!-- end of results -->`;
 NAME is a table of tables.toml.
 """
 
@@ -25,7 +25,7 @@ BENCH = ROOT / "bench"
 CHART = ROOT / "docs" / "history.svg"
 BLOCK = re.compile(r"(<!-- results: ([a-z0-9-]+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 GENERATED = re.compile(r"<!-- (results|reference): .*?<!-- end of \1 -->", re.DOTALL)
-# Code is what to type, and its numbers are not figures; links and the pictures' names neither.
+# Numbers in code are for typing and are not figures; nor are those in links and names of pictures.
 CODE = re.compile(r"^ {0,6}```.*?^ {0,6}```|`[^`\n]*`|\]\([^)]*\)|https?://\S+", re.DOTALL | re.MULTILINE)
 FIGURE = re.compile(
     r"(?<![\w.,])\d[\d,.]*\s?(?:%|x\b|[kKMGT]i?B\b|MB/s\b|[nmµu]?s\b|/s\b|times\b|percent\b|million\b|billion\b"
@@ -35,7 +35,7 @@ FIGURE = re.compile(
 
 
 def documents():
-    """Every document of the repository that people read; reference pages are made from the code."""
+    """Every document of the repository that is written by hand; reference pages are generated from the code."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"]
     names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     return [ROOT / name for name in sorted(names) if not name.startswith("docs/reference/") and (ROOT / name).exists()]
@@ -60,7 +60,7 @@ def load():
 
 
 def number(value):
-    """Three digits, or all of a larger number without a fraction; thousands apart."""
+    """Three significant digits, or all digits of a larger number without its fraction; thousands are separated."""
     if value is None:
         return ""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
@@ -91,7 +91,7 @@ def ordered(values):
 
 
 def newest(results, experiment, only=""):
-    """The newest result of an experiment that has a figure of what is asked for: some runs measure a part."""
+    """The newest result of an experiment that has a figure matching `only`: some runs measure only a part."""
     of_it = [r for r in results if r["experiment"] == experiment and any(re.search(only, f["what"]) for f in r["figures"])]
     if not of_it:
         sys.exit(f"tables.toml: there is no result of {experiment} with {only or 'figures'}")
@@ -120,7 +120,7 @@ def source(result):
 
 
 def grid(table, results):
-    """Rows by what was measured, columns by whom."""
+    """One row per quantity, one column per subject."""
     result = newest(results, table["experiment"], table.get("only", ""))
     figures = [one for one in result["figures"] if re.search(table.get("only", ""), one["what"])]
     rows, columns = ordered(one["what"] for one in figures), ordered(one["of"] for one in figures)
@@ -141,7 +141,7 @@ def grid(table, results):
 
 
 def runs(table, results):
-    """One line for each run of an experiment: how figures went from commit to commit."""
+    """One row per run of an experiment: how its figures changed from commit to commit."""
     of_it = [result for result in results if result["experiment"] == table["experiment"]]
     columns = ordered((what, one["of"]) for what in table["what"] for r in of_it for one in r["figures"] if one["what"] == what)
     units = {(one["what"], one["of"]): one["unit"] for r in of_it for one in r["figures"]}
@@ -152,7 +152,7 @@ def runs(table, results):
 
 
 def origins(results):
-    """Machine by machine, when the results of a table were measured and of which commits."""
+    """For each machine, when the results of a table were measured, and at which commits."""
     for kind in sorted({kind_of(result["machine"]) for result in results}):
         of_it = [result for result in results if kind_of(result["machine"]) == kind]
         dates = sorted({result["date"][:10] for result in of_it})
@@ -162,8 +162,8 @@ def origins(results):
 
 
 def headline(table, results):
-    """The figures of the first page: ours, and those of others beside it. A result keeps the command as it was typed
-    then; a row may name the one for today."""
+    """The figures of the first page: ours, and those of others beside them. A result keeps the command as it was
+    typed; a row may give today's command instead."""
     used = []
     yield row(["what", "imagefleet", "beside it", "measured by"])
     yield row(["---", "---:", "---", "---"])
@@ -176,7 +176,7 @@ def headline(table, results):
         beside = ", ".join(f"{peer} {cell(one, True, False)}" for peer, one in peers if one)
         yield row([line["title"], cell(ours, True, False), beside or line.get("note", ""), f"`{line.get('command', result['command'])}`"])
         used.append(result)
-    # An empty line between two keeps them apart.
+    # Separated by empty lines.
     yield from (line for origin in origins(used) for line in ("", origin))
 
 
@@ -211,7 +211,7 @@ def typed(path, text):
 
 
 def constants():
-    """What constants.txt allows: `document: figure, figure`, and why above it."""
+    """What constants.txt allows: `document: figure; figure`, and why above it."""
     allowed = {}
     for line in (BENCH / "constants.txt").read_text().splitlines():
         if line.strip() and not line.startswith("#"):
@@ -221,7 +221,7 @@ def constants():
 
 
 def check_typed(made):
-    """One complaint for each figure that is typed by hand, and for each constant that nothing says any more."""
+    """One complaint per figure that is typed by hand, and per constant that is no longer in its document."""
     allowed = constants()
     for path, text in made.items():
         name = str(path.relative_to(ROOT))
@@ -230,7 +230,7 @@ def check_typed(made):
             if figure not in known:
                 yield f"{name}: {figure!r} is typed by hand: put it into bench/results, or into bench/constants.txt if it is no measurement"
         for figure in known:
-            # A release empties the section of the changelog that counts.
+            # A release empties the section of the changelog that is checked.
             if figure not in found and path.name != "CHANGELOG.md":
                 yield f"bench/constants.txt: {name} does not say {figure!r}"
     for name in allowed:

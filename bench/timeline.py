@@ -1,5 +1,5 @@
-"""What became of a service over the time of a run, as one SVG of panels: no library, and the same bytes from
-the same results. A result that has it carries `series`: for each run the columns, `second` first."""
+"""Draws how a service fared over the course of a run as one SVG of panels, without a library; equal results give
+equal bytes. A result with a timeline has `series`: the columns of each run, `second` first."""
 
 from html import escape
 
@@ -53,7 +53,7 @@ def panel_lines(panel, series):
 
 
 def unbroken(seconds, values):
-    """The stretches in which there are values."""
+    """Splits a curve into its stretches without missing values."""
     points = []
     for second, value in [*zip(seconds, values, strict=True), (None, None)]:
         if value is not None:

@@ -1,11 +1,11 @@
-"""What wrk makes of the times that it has measured."""
+"""How wrk corrects the times that it has measured."""
 
 
 def corrected(times, connections, seconds):
-    """The times as wrk tells them, sorted; times in ms.
+    """The times in ms as wrk reports them, sorted.
 
-    A request that took at least twice the mean interval between the requests of its connection counts again, each time
-    an interval shorter, for requests that might have been sent meanwhile, as long as more than an interval is left.
+    A request that took at least twice the mean interval between the requests of its connection is counted again for the
+    requests that could have been sent meanwhile, each time one interval shorter, while more than an interval is left.
     """
     interval = 1e3 * seconds / (len(times) // connections)
     more = [time - step * interval for time in times for step in range(1, int(time / interval)) if time - step * interval > interval]

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Replaces every worker of a running Compose project by a new container, without losing a request:
-# the same number of new ones is started beside them, and the old ones are stopped when the new ones
+# Replaces every worker of a running Compose project with a new container, without losing a request:
+# starts the same number of new workers beside the old ones, and stops the old ones once the new ones
 # are healthy.
 #
 #   docker compose build worker        # or TAG=v2 in front of both commands, and then in .env, which the
@@ -13,7 +13,7 @@ else
   compose() { docker-compose "$@"; }
 fi
 
-# health CONTAINER...: the health of each.
+# health CONTAINER...: prints the health of each.
 health() { docker inspect --format '{{.State.Health.Status}}' "$@"; }
 
 old=$(compose ps -q worker)
@@ -32,7 +32,7 @@ for container in $(compose ps -q worker); do
     sleep 1
   done
 done
-# One after the other, so that the others are never left with all of the load at once.
+# In sequence, so that the remaining workers do not take over the whole load all at once.
 for container in $old; do
   docker stop --time 40 "$container" >/dev/null
   docker rm "$container" >/dev/null

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Lays out what goes into an image: under OUT/PROGRAM each program with the libraries that it loads,
-# under OUT/base the names of its user. Run by the Dockerfile and by scripts/images.sh.
+# Lays out the contents of the images: each program with the libraries that it loads under OUT/PROGRAM,
+# the names of its user under OUT/base. Run by the Dockerfile and by scripts/images.sh.
 #
 #   deploy/rootfs.sh OUT DIR-WITH-THE-PROGRAMS
 #   SYSROOT=/usr/aarch64-linux-gnu STRIP=aarch64-linux-gnu-strip deploy/rootfs.sh OUT DIR   for another processor
@@ -10,20 +10,20 @@ out=$1 programs=$2
 mkdir -p "$out/base/etc" "$out/base/srv"
 echo 'imagefleet:x:10001:10001::/srv:/nonexistent' >"$out/base/etc/passwd"
 echo 'imagefleet:x:10001:' >"$out/base/etc/group"
-# Names of the machine first, then DNS, as everywhere.
+# Host names from local files first, then from DNS, as usual.
 echo 'hosts: files dns' >"$out/base/etc/nsswitch.conf"
 
-# needed FILE: the names of the libraries that it asks for itself.
+# needed FILE: prints the names of the libraries that it needs directly.
 needed() { readelf --dynamic "$1" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p'; }
 
-# libraries PROGRAM: where the libraries are that it loads, and where it looks for them, one a line.
+# libraries PROGRAM: prints where each library that it loads is, and where the program looks for it, one per line.
 libraries() {
   if [ -z "${SYSROOT:-}" ]; then
     # `NAME => PATH (ADDRESS)`, and the loader as `PATH (ADDRESS)`; the kernel's vDSO has no path.
     ldd "$1" | sed -n 's/.* => \(\/[^ ]*\) .*/\1 \1/p; s/^[[:space:]]*\(\/[^ ]*\) .*/\1 \1/p'
     return
   fi
-  # A program for another processor cannot be asked. The loader is a library that others need.
+  # ldd cannot run a program for another processor. The loader is among the libraries that others need.
   missing=$(needed "$1") found=
   while [ -n "$missing" ]; do
     more=
@@ -41,7 +41,7 @@ libraries() {
 for program in balancer worker client; do
   root=$out/$program
   mkdir -p "$root/usr/local/bin"
-  # Function names are kept for backtraces; line tables would be six times the program.
+  # Function names are kept for backtraces; line tables would be six times the size of the program.
   "${STRIP:-strip}" --strip-debug -o "$root/usr/local/bin/$program" "$programs/$program"
   chmod 0755 "$root/usr/local/bin/$program"
   libraries "$programs/$program" | while read -r from to; do

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every way to ask, with curl alone.
+# Every kind of request, with curl alone.
 #
 #   ./examples/curl.sh [URL]
 set -euo pipefail

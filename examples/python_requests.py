@@ -1,4 +1,4 @@
-"""Uploads images with a deadline, and waits as long as the service asks for when it is busy.
+"""Uploads images with a deadline, and waits as long as the service asks when it is busy.
 
     python3 examples/python_requests.py FILE...
 """
@@ -13,7 +13,7 @@ import requests
 URL = os.environ.get("IMAGEFLEET", "http://localhost:5000")
 SECONDS = 10
 ATTEMPTS = 5
-# The picture decides: the model for photos or the one for handwritten digits.
+# The picture decides between the model for photos and the one for handwritten digits.
 MODEL = "auto"
 
 
@@ -24,7 +24,7 @@ def label(session, path):
         left = deadline - time.monotonic()
         headers = {
             "Accept": "application/json",
-            # The service does not begin what it cannot finish in time.
+            # The service does not start a request that it cannot finish in time.
             "X-Imagefleet-Timeout-Ms": str(max(1, int(left * 1000))),
         }
         with open(path, "rb") as file:
@@ -33,7 +33,7 @@ def label(session, path):
             )
         if answer.status_code not in (429, 503) or attempt == ATTEMPTS:
             break
-        # Clients that come back at the same moment are the next overload, so chance is added.
+        # Clients that all retry at the same moment cause the next overload, so the pause is randomised.
         pause = float(answer.headers.get("Retry-After", 1)) * random.uniform(1, 2)
         if time.monotonic() + pause > deadline:
             break

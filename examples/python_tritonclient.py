@@ -1,4 +1,4 @@
-"""Triton's own Python client against imagefleet: nothing but the address is different.
+"""Triton's own Python client against imagefleet: only the address differs.
 
     python3 examples/python_tritonclient.py [HOST:PORT]
 """

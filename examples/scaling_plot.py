@@ -1,10 +1,10 @@
-"""Draws answers per second by the number of workers, from a folder of `client scaling`.
+"""Plots answers per second against the number of workers, from a results folder of `client scaling`.
 
     target/release/client scaling --servers 1,2,4 --out results/scaling
     python3 examples/scaling_plot.py results/scaling scaling.svg
 
-`capacity.csv` of the folder has what was measured: the number of servers, the capacity, and the speed-up
-with its interval. Needs nothing but Python; for a paper use what you like with the same file.
+`capacity.csv` in the folder contains the measurements: the number of servers, the capacity, and the speed-up
+with its interval. Needs nothing but Python; for a paper, use any tool you like with the same file.
 """
 
 import csv
@@ -15,7 +15,7 @@ WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 480, 320, 60, 46, 24, 20
 
 
 def read(folder):
-    """(servers, answers per second) of each line, by servers."""
+    """(servers, answers per second) of each line, sorted by servers."""
     with (Path(folder) / "capacity.csv").open() as file:
         rows = [(int(row["servers"]), float(row["capacity/s"])) for row in csv.DictReader(file)]
     if not rows:
@@ -24,7 +24,7 @@ def read(folder):
 
 
 def draw(rows):
-    """The SVG: what was measured, and the straight line that twice the workers would mean."""
+    """The SVG: the measurements, and the straight line of linear scaling."""
     most, top = rows[-1][0], max(max(rate for _, rate in rows), rows[0][1] / rows[0][0] * rows[-1][0])
 
     def at(servers, rate):

@@ -2,13 +2,13 @@
 """How far `client` can be trusted on this machine: false alarms, agreement with its peers, and its ceiling.
 
     python3 scripts/bench-client.py identical     20 runs of one service: how many of their pairs "differ"?
-    python3 scripts/bench-client.py peers         beside wrk and h2load, in turn, on the same service that queues
-    python3 scripts/bench-client.py ceiling       how much it can send to the least service there is
-    python3 scripts/bench-client.py simulator     how many requests `simulate` does per second, and what `plan` finds
+    python3 scripts/bench-client.py peers         compared with wrk and h2load, in turn, on one service that queues
+    python3 scripts/bench-client.py ceiling       how much it can send to the simplest possible service
+    python3 scripts/bench-client.py simulator     how many requests `simulate` handles per second, and what `plan` finds
     python3 scripts/bench-client.py all           about seven minutes; nothing else should run on the machine
 
 Needs release builds (cargo build --release --workspace --bins --examples), and wrk and h2load (packages wrk and
-nghttp2-client) for what stands beside them. Figures go to bench/results.
+nghttp2-client) for the comparison. Figures go to bench/results.
 """
 
 import argparse
@@ -34,7 +34,7 @@ CONNECTIONS = 64
 
 
 def timed_fleet(args, programs, count, service):
-    """A balancer before workers that compute nothing and take this long for each request."""
+    """A balancer in front of workers that compute nothing and take `service` for each request."""
     workers = [f"127.0.0.1:{free_port()}" for _ in range(count)]
     for address in workers:
         words = [args.bin / "examples/timed_worker", "serve", "--listen", address]
@@ -97,7 +97,7 @@ def h2load(url, connections, seconds):
 
 
 def ours(args, target, path, connections, out, threads=1, samples=1000):
-    """What wrk and h2load tell, and the processor time that a second took."""
+    """The figures that wrk and h2load report, and the processor time per second of the run."""
     words = ["load", "--target", target, "--get", path, "--arrivals", "closed", "--users", str(connections)]
     words += ["--threads", str(threads), "--warm-up", "0s", "--duration", f"{args.seconds // 2}s"]
     words += ["--keep-samples", str(samples), "--json", "--out", out]
@@ -107,14 +107,14 @@ def ours(args, target, path, connections, out, threads=1, samples=1000):
 
 
 def as_wrk_counts(out, connections, seconds):
-    """p50 and p99 of a run as wrk would tell them."""
+    """p50 and p99 of a run as wrk would report them."""
     with (out / "samples.csv").open() as file:
         times = corrected([float(row["latency_ms"]) for row in csv.DictReader(file)], connections, seconds)
     return times[len(times) // 2], times[len(times) * 99 // 100]
 
 
 def least(args, url, connections, seconds):
-    """The rate of a loop that makes no other system calls than every generator has to make, and looks at no answer."""
+    """The rate of a loop that makes only the system calls that every generator must make, and ignores the answers."""
     address = url.removeprefix("http://").rstrip("/")
     words = [args.bin / "examples/least_client", address, str(connections), str(seconds)]
     return (float(subprocess.run(words, capture_output=True, text=True, check=True).stdout),)
@@ -131,7 +131,7 @@ def in_turn(args, folder, result, target, path, more=None, samples=1000):
         for name, run in tools.items():
             found[name].append(run(target + path, CONNECTIONS, args.seconds // 2))
     for place, (what, unit) in enumerate([("throughput", "/s"), ("p50", "ms"), ("p99", "ms")]):
-        # Not every tool tells all of them.
+        # Not every tool reports all three.
         told = {name: values for name, values in found.items() if place < len(values[0])}
         for name, values in told.items():
             result.add(f"{what}, {CONNECTIONS} connections", name, unit, [value[place] for value in values])
@@ -147,7 +147,7 @@ def compare(result, what, name, place, mine, theirs):
 
 
 def peers(args, folder, result):
-    """Do they see the same service? One that queues: what is compared is what they tell, not how fast they are."""
+    """Do the tools see the same service? It queues, so what they report is compared, not how fast they are."""
     with Programs(folder) as programs:
         target = timed_fleet(args, programs, 4, "lognormal:1ms:0.5")
         _, found = in_turn(args, folder, result, target, "/v2/models/mnist", samples=1_000_000)
@@ -159,7 +159,7 @@ def peers(args, folder, result):
 
 
 def ceiling(args, folder, result):
-    """What it can send. Generator and service share the cores, so the processor time of the first is told."""
+    """How much it can send. Generator and service share the cores, so the generator's processor time is reported."""
     with Programs(folder) as programs:
         address = f"127.0.0.1:{free_port()}"
         target = f"http://{address}"
@@ -193,7 +193,7 @@ PLANNED, BOUND = 100_000, "50ms"
 
 
 def simulator(args, _folder, result):
-    """What a simulation costs, by the number of workers, and what a plan of many workers finds by policy."""
+    """What a simulation costs, by number of workers, and how many workers a large plan finds, by policy."""
     for workers in (4, 10_000):
         rates = []
         for _ in range(args.rounds):

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A balancer that starts and stops its own workers while a load of photos rises and falls; one
-# worker is killed in the middle of it. Before that, the memory of one idle worker.
+# worker is killed in the middle of it. First, the memory of one idle worker is measured.
 #
 #   ./scripts/bench-elasticity.sh PHOTO           samples go to results/elasticity-TIME, figures to bench/results
 #   ./scripts/bench-elasticity.sh PHOTO FOLDER    another folder for samples, new or empty

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The whole way of a photo on this machine: load generator, balancer, one worker of one thread per core.
-# First alone (the round trip of single requests), then as many at once as keep every core busy.
+# The full path of a photo on this machine: load generator, balancer, one worker of one thread per core.
+# First single requests (their round-trip time), then enough concurrent ones to keep every core busy.
 #
 #   ./scripts/bench-fleet.sh PHOTO           samples go to results/fleet-TIME, figures to bench/results
 #   ./scripts/bench-fleet.sh PHOTO FOLDER    another folder for samples, new or empty

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""What others see while the worst that is known is sent: latency of small requests with and without.
+"""What other clients see under the worst known traffic: latency of small requests with and without it.
 
     python3 scripts/bench-hostile.py worker       about three minutes; nothing else should run on the machine
     python3 scripts/bench-hostile.py balancer     about three minutes
     python3 scripts/bench-hostile.py worker --seconds 5 --rate 250 --rounds 1
 
-A worker is sent the hostile inputs of its tests one after the other, all the time, from each of two connections. A
-balancer has ten clients that open 4,096 HTTP/2 streams each and let nothing be sent on them. Needs release builds
+A worker is sent the hostile inputs of its tests in an endless sequence from each of two connections. A balancer has
+ten clients that open 4,096 HTTP/2 streams each with a flow-control window of zero. Needs release builds
 (cargo build --release --bins) and the Python packages of tests/e2e/requirements.txt. Figures go to bench/results.
 """
 
@@ -41,7 +41,7 @@ def columns(rows):
 
 
 def worst():
-    """What takes longest, beside what has failed once."""
+    """The inputs that take longest, and those that failed once."""
     packed = {"content-encoding": "gzip"}
     return [
         *(question for _, _, question in CASES.values()),
@@ -64,7 +64,7 @@ def send_all_the_time(url, inputs, threads, sent):
 
 
 def streams_without_room():
-    """The bytes of a client that asks on every stream at once, and lets none of the answers be sent."""
+    """The bytes of a client that sends a request on every stream, with a window that lets no answer be sent."""
     client = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
     client.initiate_connection()
     client.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0})
@@ -75,7 +75,7 @@ def streams_without_room():
 
 
 def hold_streams(address, asked, threads, sent):
-    """Opens a connection with all its streams, and another one whenever the balancer has had enough."""
+    """Opens a connection with all its streams, and a new one whenever the balancer closes it."""
     host, port = address.rsplit(":", 1)
     while not threads.ending.is_set():
         begun = time.monotonic()
@@ -89,7 +89,7 @@ def hold_streams(address, asked, threads, sent):
                     except TimeoutError:
                         pass
             except OSError:
-                pass  # it has hung up on us
+                pass  # the balancer closed the connection
         sent.append(time.monotonic() - begun)
         threads.ending.wait(0.1)
 
@@ -104,7 +104,7 @@ def measure(args, url, folder):
 
 
 def start(args, folder):
-    """The program that is measured, and what one hostile client does to it."""
+    """The program under test, and what one hostile client does to it."""
     if args.what == "worker":
         program = Program(
             [args.bin / "worker", "serve", "--listen", "127.0.0.1:0", "--models", ROOT / "models"], folder / "worker.log"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Inference beside ONNX Runtime, OpenVINO, LiteRT and PyTorch: milliseconds per batch on one pinned
-# core, and a 12-megapixel JPEG to its label beside Pillow with ONNX Runtime, in one interleaved
-# run.
+# Inference compared with ONNX Runtime, OpenVINO, LiteRT and PyTorch: milliseconds per batch on one
+# pinned core, and from a 12-megapixel JPEG to its label compared with Pillow and ONNX Runtime, in one
+# interleaved run.
 #
 #   ./scripts/bench-inference.sh                     about two minutes of measuring, prints one table
 #   ./scripts/bench-inference.sh --batch 1 --digits   one image per pass of the photo model only

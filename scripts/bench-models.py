@@ -34,7 +34,7 @@ def service(args):
         programs.start(args.bin / "balancer", *words, url=f"{url}/v2/models/iris_model/ready")
 
         def load(*words):
-            """The summaries of some runs of one load."""
+            """The summaries of all rounds of one load."""
             common = ["load", "--target", url, "--duration", f"{args.seconds}s", "--warm-up", "1s", "--json", "--out"]
             found = [client(args, *common, Path(name) / f"{len(summaries)}-{turn}", *words)[0] for turn in range(args.rounds)]
             summaries.extend(found)

@@ -1,4 +1,4 @@
-"""How quick the pages are and what they cost the balancer, in Chromium on this machine.
+"""How fast the pages are and what they cost the balancer, in Chromium on this machine.
 
     .venv/bin/python scripts/bench-page.py digit photo rule paint    what a visitor waits for
     .venv/bin/python scripts/bench-page.py events fleet              what open pages cost
@@ -39,8 +39,8 @@ ROUNDS = 3
 STREAMS = 100
 RATE = 500
 ENDPOINTS = 200
-# Milliseconds from an event of the page to the label of a request that was sent after it: until it stands in the
-# page, and until the frame in which it is drawn.
+# Milliseconds from an event of the page to the label of a request sent after it: until the label is in the page, and
+# until the frame that draws it.
 WATCH = """
     const [event] = arguments;
     window.times = [];
@@ -63,7 +63,7 @@ WATCH = """
 
 
 class Fleet:
-    """A balancer with what belongs to it, which ends with the block."""
+    """A balancer and its temporary folder, which last as long as the `with` block."""
 
     def __init__(self, args, *flags):
         self.folder = tempfile.TemporaryDirectory()
@@ -90,7 +90,7 @@ def p95(values):
 
 
 def watched(browser, count, act):
-    """Does it so often; the times to the page and to the frame of each."""
+    """Runs `act` `count` times; returns the times to the page and to the frame of each run."""
     for done in range(count):
         act(done)
         browser.until(lambda: browser.script("return window.times.length") > done, "a label")
@@ -109,7 +109,7 @@ def digit(args, browser, result):
     """From pen up to label."""
 
     def stroke(_):
-        # A stroke more each time would be no digit any more.
+        # Strokes that pile up would no longer be a digit.
         browser.script("document.querySelector('#clear').click()")
         pad = browser.find("#pad")
         pen = ActionChains(browser.driver, duration=20).move_to_element_with_offset(pad, -55, -80).click_and_hold()
@@ -129,7 +129,7 @@ def digit(args, browser, result):
 
 @contextlib.contextmanager
 def fleet_of_photos(args):
-    """A fleet that knows photos as well, and the file of one of 224 pixels a side."""
+    """A fleet that recognises photos too, and the file of a photo of 224 pixels a side."""
     weights = DATA / "mobilenet_v2" / "model.safetensors"
     if not weights.exists():
         sys.exit("IMAGEFLEET_TEST_DATA has no mobilenet_v2/model.safetensors")
@@ -147,7 +147,7 @@ def fleet_of_photos(args):
 
 
 def photo(args, browser, result):
-    """From a file that was chosen to its label, while the picture decides which model answers."""
+    """From a chosen file to its label, when the picture decides which model answers."""
     with fleet_of_photos(args) as (fleet, cat):
         rounds = []
         for _ in range(ROUNDS):
@@ -161,7 +161,7 @@ def photo(args, browser, result):
 
 
 def rule(args, _browser, result):
-    """What it costs that the picture decides which model looks at it: the same photo with the model named, and without."""
+    """The cost of choosing the model from the picture: the same photo with and without the model named."""
     with fleet_of_photos(args) as (fleet, cat), requests.Session() as session:
         body, times = cat.read_bytes(), {"mobilenet_v2": [], "auto": []}
 
@@ -185,7 +185,7 @@ def rule(args, _browser, result):
 
 
 class Bare(http.server.BaseHTTPRequestHandler):
-    """A page of one word: what the browser alone takes on this machine."""
+    """A page of one word: the time that the browser alone takes on this machine."""
 
     def do_GET(self):
         page = b"<!doctype html><title>bare</title><p>word"
@@ -200,7 +200,7 @@ class Bare(http.server.BaseHTTPRequestHandler):
 
 
 def paint(args, browser, result):
-    """From the navigation to the first picture of the page, on a first visit, beside a page of one word."""
+    """From the navigation to the first paint of the page, on a first visit, compared with a page of one word."""
     bare = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Bare)
     threading.Thread(target=bare.serve_forever, daemon=True).start()
     with Fleet(args, "--spawn", "2", "--models", str(ROOT / "models")) as fleet:
@@ -219,7 +219,7 @@ def paint(args, browser, result):
 
 
 def listen(address, ending):
-    """An open page, as far as the balancer can tell: reads what it is told, and comes back when the stream ends."""
+    """An open page, as far as the balancer can tell: reads the events, and reconnects when the stream ends."""
     host, port = address.split(":")
     while not ending.is_set():
         with socket.create_connection((host, int(port)), timeout=1) as stream:
@@ -234,7 +234,7 @@ def listen(address, ending):
 
 
 def loaded(args, fleet, seconds):
-    """The share of a core that the balancer needs under load, and what is said of that load."""
+    """The share of a core that the balancer uses under load, and the summary of that load."""
     words = ["load", "--target", fleet.url, "--get", "/v1/models/mnist", "--rate", str(RATE), "--warm-up", "0s",
              "--duration", f"{seconds}s", "--json", "--out", Path(fleet.folder.name) / f"load-{time.monotonic_ns()}"]
     before, start = fleet.seconds(), time.monotonic()

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The balancer beside HAProxy and nginx: CPU time per request, peak rate and tail latency, in one
+# The balancer compared with HAProxy and nginx: CPU time per request, peak rate and tail latency, in one
 # interleaved run on this machine. Installs haproxy, nginx and wrk with apt when they are missing.
 #
 #   ./scripts/bench-proxies.sh                      about four minutes, prints one table
 #   ./scripts/bench-proxies.sh --rounds 1           a quick look
 #   ./scripts/bench-proxies.sh -- --policy p2c      flags after -- go to the balancer
-#   RELEASED=1 ./scripts/bench-proxies.sh           also the balancer that scripts/release-build.sh builds, in ten minutes more
+#   RELEASED=1 ./scripts/bench-proxies.sh           also the balancer of scripts/release-build.sh, ten minutes more
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/toolchain.sh

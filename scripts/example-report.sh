@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes docs/example-report.html: the report of every experiment of the client, measured in a slice of this machine.
 # Needs root, a machine that does nothing else, and `cargo build --release --workspace --bins`. It takes about 40 minutes,
-# a quarter of an hour with --quick; flags go to `client reproduce`. What it measured stays in results/ besides.
+# a quarter of an hour with --quick; flags go to `client reproduce`. The measurements also stay in results/.
 # Usage: sudo scripts/example-report.sh [--quick|--full] [--photos DIR]
 set -euo pipefail
 cd "$(dirname "$0")/.."

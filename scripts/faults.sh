@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Kills, freezes, drains and restarts workers and proxies under load, and counts what clients see:
-# the balancer beside HAProxy and nginx. Installs haproxy and nginx with apt when they are missing.
+# the balancer compared with HAProxy and nginx. Installs haproxy and nginx with apt when they are missing.
 #
 #   ./scripts/faults.sh                                       everything, about seven minutes
 #   ./scripts/faults.sh --proxy imagefleet --fault freeze     one case

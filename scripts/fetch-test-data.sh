@@ -8,8 +8,7 @@
 #   rspec3-xsd/   the schema of GENI's requests
 #
 # Tests that need photos with known labels, or published weights with reference outputs, are
-# skipped: that data may not be redistributed. The same code is tested with the fixtures of the
-# repository.
+# skipped: that data may not be redistributed. The same code is tested with fixtures in the repository.
 set -euo pipefail
 case ${1:-} in '' | -h | --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "$0"; exit 0 ;; esac
 mkdir -p "$1"
@@ -18,8 +17,8 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/toolchain.sh
 source scripts/toolchain.sh
 
-# fetch FILE URL SHA256 [gz]: keeps nothing that is not what it should be. With gz the contents count, since
-# mirrors have packed them in their own ways.
+# fetch FILE URL SHA256 [gz]: keeps only a file that matches the checksum. With gz the checksum is that of the
+# uncompressed content, since mirrors compress it differently.
 fetch() {
   local file=$data/$1 unpack=cat
   [ ! -f "$file" ] || return 0

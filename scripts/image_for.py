@@ -1,8 +1,8 @@
-"""Says for which processor an image is: between `docker save` and `docker load`.
+"""Sets the architecture of an image, between `docker save` and `docker load`.
 
     docker save NAME | python3 scripts/image_for.py arm64 | docker load
 
-The builder that needs no plugin calls every image one for its own processor, whatever programs are in it.
+The builder that needs no plugin labels every image with its own architecture, whatever programs are in it.
 """
 
 import hashlib

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Builds the container images where no base image can be pulled: the programs are built here, each
-# is put with its libraries onto an empty image, and the rest follows deploy/Dockerfile.
+# is copied with its libraries into an empty image, and the rest follows deploy/Dockerfile.
 #
 #   ./scripts/images.sh                       imagefleet-balancer, -worker, -client and imagefleet
 #   ./scripts/images.sh balancer worker       only these
-#   TAG=v2 ./scripts/images.sh                with another tag than latest
+#   TAG=v2 ./scripts/images.sh                a tag other than latest
 #   PROFILE=dev ./scripts/images.sh           quick to build, slow to run
-#   PROGRAMS=target/release ./scripts/images.sh   of programs that are built already
-#   ARCH=arm64 ./scripts/images.sh            for that processor, cross-built, with its name as the tag
+#   PROGRAMS=target/release ./scripts/images.sh   with programs that are already built
+#   ARCH=arm64 ./scripts/images.sh            cross-built for that processor, and tagged with its name
 #   PREFIX=registry.example/imagefleet ./scripts/images.sh   names for a registry
-#   RECORD=1 ./scripts/images.sh              keeps their sizes in bench/results
+#   RECORD=1 ./scripts/images.sh              records their sizes in bench/results
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/toolchain.sh
@@ -20,7 +20,7 @@ arch=${ARCH:-} tag=${TAG:-${ARCH:-latest}} prefix=${PREFIX:-imagefleet}
 [ $# -gt 0 ] || set -- balancer worker client imagefleet
 docker version >/dev/null 2>&1 || die "no Docker engine answers (docker version says why)"
 
-# Empty where the programs are for this machine.
+# Empty if the programs are for this machine.
 triple=''
 case $arch in
   '') ;;
@@ -52,7 +52,7 @@ trap 'rm -rf "$context"' EXIT
 deploy/rootfs.sh "$context/out" "$programs"
 cp -R models "$context/models"
 
-# dockerfile TARGET: the stages that it is made of.
+# dockerfile TARGET: prints the stages that the target is made of.
 dockerfile() {
   printf 'FROM scratch AS build\nCOPY out /out\n'
   awk -v target="$1" '/^FROM/ { wanted = $4 == "base" || $4 == target } wanted' deploy/Dockerfile
@@ -64,7 +64,7 @@ for target in "$@"; do
   name=$prefix-$target
   [ "$target" != imagefleet ] || name=$prefix
   dockerfile "$target" >"$context/Dockerfile"
-  # The builder in the engine needs neither a plugin nor a front end from a registry.
+  # The engine's own builder needs neither a plugin nor a front end from a registry.
   DOCKER_BUILDKIT=0 docker build --quiet --tag "$name:$tag" \
     --build-arg "VERSION=$version" --build-arg "REVISION=$revision" \
     --build-arg "CREATED=$(date --utc +%Y-%m-%dT%H:%M:%SZ)" "$context" >"$context/log" 2>&1 \

@@ -1,28 +1,28 @@
 #!/usr/bin/env bash
 # Makes this Debian or Ubuntu machine one node of a fleet: installs what the role needs as a systemd
-# service with a user of its own, starts it and checks that it answers. Run it again to upgrade: no
-# request is lost by a restart of the balancer, or of one worker among several.
+# service with a user of its own, starts it and checks that it answers. Run it again to upgrade:
+# restarting the balancer, or one of several workers, loses no request.
 #
-#   scripts/install.sh worker                     answers on port 8501
+#   scripts/install.sh worker                     listens on port 8501
 #   scripts/install.sh balancer                   port 5000, the workers of rspec/image_class.rspec
 #   scripts/install.sh balancer --rspec my.rspec
 #   scripts/install.sh balancer --worker 10.0.0.7:8501 --worker 10.0.0.8:8501
 #   scripts/install.sh balancer --accept-joins --join-token-file join.token
 #   scripts/install.sh worker --join 10.0.0.1:5000 --join-token-file join.token
-#   scripts/install.sh client                     the program only; a client is no service
+#   scripts/install.sh client                     the program only; a client is not a service
 #   scripts/install.sh --uninstall [ROLE]         drains, stops and removes; every role if none is named
 #
-#   --bin-dir DIR   install ready-made programs from DIR; else those of a release archive are taken,
-#                   and in a source tree they are built
+#   --bin-dir DIR   install ready-made programs from DIR; by default those of a release archive are
+#                   used, and in a source tree they are built
 #   --no-pull       worker: do not fetch the photo model (14 MB)
 #   --purge         with --uninstall: settings, models and the user as well
 #   --dry-run       print what would be done and do nothing
 #
 # Further settings are BALANCER_… and WORKER_… variables in /etc/imagefleet/ROLE.local.env, which
-# stays as it is when this runs again. So do, as long as a call does not name others, the workers of a
-# balancer, that it accepts joins, and the balancers that a worker joins; --uninstall forgets them.
+# later runs leave as it is. The workers of a balancer, whether it accepts joins, and the balancers that
+# a worker joins are also kept unless a later run names others; --uninstall forgets them.
 set -euo pipefail
-# The service's user has to reach the program, whatever the administrator's own files are like.
+# The service's user must be able to reach the program, whatever umask the administrator has.
 umask 022
 export HOME="${HOME:-/root}"
 caller=$PWD
@@ -66,7 +66,7 @@ fi
 [ -n "$dry" ] || [ "$(id -u)" = 0 ] || die "this sets up services and needs root: sudo $0"
 
 run() { if [ -n "$dry" ]; then printf '+%s\n' "$(printf ' %q' "$@")"; else "$@"; fi; }
-# write FILE, put_file FROM TO OPTION…: whole or not at all, even on a disk that is full.
+# write FILE, put_file FROM TO OPTION…: write a file whole or not at all, even on a full disk.
 write() {
   if [ -n "$dry" ]; then
     printf '+ write %s:\n' "$1"
@@ -75,7 +75,7 @@ write() {
     cat >"$1.new" && mv -f "$1.new" "$1"
   fi
 }
-# FROM and TO may be one file, which then gets the owner and the mode.
+# FROM and TO may be the same file, which then gets the owner and the mode.
 put_file() { run install "${@:3}" "$1" "$2.new" && run mv -f "$2.new" "$2"; }
 has_systemd() { [ -d /run/systemd/system ]; }
 
@@ -83,7 +83,7 @@ opt=/opt/imagefleet state=/var/lib/imagefleet etc=/etc/imagefleet system=/etc/sy
 logs=/var/log/imagefleet
 socket=imagefleet-balancer.socket
 
-# begin ROLE: everything below is about this one.
+# begin ROLE: sets the role that everything below works on.
 begin() {
   role=$1 name=imagefleet-$1 pidfile=/run/imagefleet-$1.pid
   program=$opt/bin/$role before=$opt/bin/.$role.before kept=$opt/.$role.before
@@ -112,13 +112,13 @@ find_programs() {
   done
   run ensure_rust
   run cargo build --release --locked --package "$role" || built=$?
-  # Whose clone it is builds in it again.
+  # So that the owner of the clone can build in it again.
   [ -n "${CARGO_TARGET_DIR:-}" ] || run chown -R --reference=. target
   [ "$built" = 0 ] || die "the program could not be built, see above"
   bin_dir=${CARGO_TARGET_DIR:-target}/release
 }
 
-# By renaming, so that a service that restarts meanwhile finds a whole program.
+# Installs by renaming, so that a service that restarts meanwhile finds a complete program.
 put_program() {
   run install -D -m 755 "$bin_dir/$role" "$program.new"
   run "$program.new" --version || die "$bin_dir/$role does not run on this machine ($(uname -m))"
@@ -126,7 +126,7 @@ put_program() {
   run mv -f "$program.new" "$program"
 }
 
-# What is about to be replaced is kept until the new program answers.
+# Keeps what is about to be replaced until the new program answers.
 keep_files() {
   local file
   absent=()
@@ -142,7 +142,7 @@ keep_files() {
     run cp --archive "$file" "$kept$file"
   done
 }
-# Needs no room on the disk, and may be interrupted and done again.
+# Needs no disk space, and may be interrupted and repeated.
 restore_files() {
   local file
   for file in "${files[@]}"; do
@@ -160,16 +160,16 @@ put_user() {
   id imagefleet >/dev/null 2>&1 \
     || run useradd --system --user-group --home-dir "$state" --shell /usr/sbin/nologin imagefleet
   run install -d -m 755 "$etc"
-  # As its unit makes it; the settings are checked before that is started.
+  # As its unit creates it: the settings are checked before the unit starts.
   [ "$role" != balancer ] || run install -d -o imagefleet -g imagefleet -m 750 "$logs"
 }
 
-# Whole folders, or whole files where the folder is there: a worker may be reading them.
+# Replaces whole folders, or whole files if the folder exists: a worker may be reading them.
 put_version() {
   local to=$state/models/$1 file
   if [ ! -d "$to" ]; then
     run install -d "${to%/*}"
-    # One that is left from a time when the disk was full would take the copy into itself.
+    # cp would copy into a folder that was left over from a full disk.
     run rm -rf "${to%/*}/.${to##*/}.new"
     run cp -R "models/$1" "${to%/*}/.${to##*/}.new"
     run mv "${to%/*}/.${to##*/}.new" "$to"
@@ -194,7 +194,7 @@ put_models() {
       "sudo -u imagefleet $program pull mobilenet_v2 --models $state/models"
 }
 
-# earlier NAME|NAME: the lines of these variables as the last run has written them.
+# earlier NAME|NAME: the lines of these variables as the last run wrote them.
 earlier() { [ ! -r "$etc/$role.env" ] || sed -nE "/^($1)=/p" "$etc/$role.env"; }
 
 worker_settings() {
@@ -235,7 +235,7 @@ put_settings() {
   write "$etc/$role.env" <<<"$settings"
 }
 
-# The settings as systemd reads them, and no others that the caller may have.
+# Exports the settings as systemd reads them, without those of the caller.
 load_settings() {
   local file line key text variable
   for variable in $(compgen -e | grep -E '^(BALANCER|WORKER)_|^PORT$'); do unset "$variable"; done
@@ -250,8 +250,8 @@ load_settings() {
   done
 }
 
-# Before anything is restarted, as the service would read them: what the balancer would refuse must not cost the one
-# that runs. A program without this check is started as it is.
+# Checks the settings as the service would read them, before anything is restarted: settings that the balancer refuses
+# must not take down the running one. A program that lacks this check is started without it.
 check_settings() (
   [ "$role" = balancer ] && "$program" check --help 2>/dev/null | grep -e --worker >/dev/null || return 0
   load_settings
@@ -285,7 +285,7 @@ start_unsupervised() {
   echo $! >"$pidfile"
 }
 
-# Where systemd is to listen for the balancer, in systemd's words: the variable, then the file.
+# The address where systemd listens for the balancer, in systemd's notation: from the variable, else from the file.
 public_address() (
   load_settings
   listen=${BALANCER_LISTEN:-}
@@ -329,14 +329,14 @@ start_service() {
   restart_service "$listened"
 }
 
-# restart_service ADDRESS: where the socket has listened so far.
+# restart_service ADDRESS: ADDRESS is where the socket has listened so far.
 restart_service() {
   if [ "$role" = balancer ] && [ "$1" != "$(listens)" ]; then
-    # A socket takes no new address while its service runs, and none that the service itself holds.
+    # A socket cannot take a new address while its service runs, nor one that the service itself has bound.
     run systemctl stop "$name.service" "$socket"
     run systemctl start "$socket"
   fi
-  # The deaths of what ran before are none of this one.
+  # Failures of what ran before do not count against this start.
   run systemctl reset-failed "$name.service" 2>/dev/null || true
   run systemctl restart "$name.service"
 }
@@ -350,7 +350,7 @@ is_well() (
     worker) "$program" healthcheck ;;
   esac
 )
-# Five deaths are enough to know, and one where nobody starts it again.
+# Five restarts are enough to know, or one exit where there is no systemd to restart it.
 keeps_dying() {
   if has_systemd; then
     [ "$(systemctl show --property NRestarts --value "$name")" -ge 5 ]
@@ -373,7 +373,7 @@ wait_until_well() {
   is_well || true
   return 1
 }
-# What was there before is there again, as it was set, and runs.
+# Brings back the previous program with its settings, and restarts the service if it may run the new ones.
 restore() {
   local listened=''
   ! has_systemd || [ "$role" != balancer ] || listened=$(listens)
@@ -389,7 +389,7 @@ go_back() {
   die "the new $role does not answer; its last messages are above. The one before was started again, as it was set"
 }
 
-# However the script ends before the new program has answered: a full disk, an interrupt.
+# Runs however the script ends before the new program has answered: a full disk, an interrupt.
 on_exit() {
   local status=$?
   trap - EXIT
@@ -430,7 +430,7 @@ install_role() {
   say "$role is up: $url"
 }
 
-# Whether another role of this machine joins, or has others join, with the token.
+# Whether another role on this machine uses the token, to join or to accept joins.
 is_token_needed() {
   local other
   for other in balancer worker; do

@@ -1,13 +1,13 @@
-"""The machines of an RSpec, each with its own systemd, and what a client loses while they are worked on.
+"""The machines of an RSpec, each with its own systemd, and what a client loses during operations on them.
 
     sudo .venv/bin/python scripts/machines.py                       six machines, target/release
     sudo .venv/bin/python scripts/machines.py --programs target/debug --rate 100
 
-Boots a Debian for each node (debootstrap and systemd-nspawn), joins them by links with the RSpec's
+Boots Debian for each node (debootstrap and systemd-nspawn), connects the nodes by links with the RSpec's
 addresses, runs the RSpec's own install command on each, uploads a picture from the machine of the
 client, measures round-trip times and scaling there, and then restarts, kills and upgrades every part at
-a steady rate. Prints a table and writes its figures to bench/results; everything is gone afterwards. `.venv` is
-made by scripts/test.sh.
+a steady rate of requests. Prints a table and writes its figures to bench/results; afterwards all but the
+Debian that the machines boot is removed. `.venv` is made by scripts/test.sh.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "e2e"))
-# Behind the others: a module of the same name is there as well.
+# Last in the path, because a module there has the same name as one of the others.
 sys.path.append(str(ROOT / "bench"))
 
 import pytest  # noqa: E402
@@ -30,7 +30,7 @@ from pictures import digit, encode  # noqa: E402
 from record import Result, command_line  # noqa: E402
 
 
-# Seconds for an experiment.
+# Time limit of an experiment, in seconds.
 LONG = 900
 
 
@@ -121,12 +121,12 @@ def measure(fleet, result):
 
 
 def findings(fleet, experiment):
-    """What an experiment on the client's machine has written down."""
+    """The summary that an experiment wrote on the client's machine."""
     return json.loads(fleet.client.run("cat", f"/tmp/{experiment}/summary.json"))
 
 
 def commit_of(programs):
-    """The commit that the programs were built from, as `--version` says."""
+    """The commit that the programs were built from, according to `--version`."""
     command = [programs / "balancer", "--version"]
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = re.search(r"commit ([0-9a-f]{7})", told)

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Breaks the rules of the dispatcher one after the other, and sees that its tests notice.
+"""Breaks the rules of the dispatcher one by one, and checks that its tests notice.
 
-    scripts/mutants.py               every rule of fleet/tests/mutants.toml: some ten minutes
-    scripts/mutants.py panic drain   those whose text has one of these words
-    scripts/mutants.py --check       only whether each change still fits the code
+    scripts/mutants.py               every rule of fleet/tests/mutants.toml: about ten minutes
+    scripts/mutants.py panic drain   rules whose text contains one of these words
+    scripts/mutants.py --check       only checks that each change still fits the code
 
-Each change is made in a copy of the tree below target/. For each rule the seed that fails is printed
-with what was noticed; the end is an error if a broken rule goes unnoticed.
+Each change is made in a copy of the tree below target/. For each rule, prints the seed that fails and
+what was noticed. Exits with an error if a broken rule goes unnoticed.
 """
 
 import os
@@ -20,12 +20,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 COPY = ROOT / "target" / "mutants"
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
-# Much longer than they take, for a change after which something goes on for ever.
+# Seconds: much longer than the tests take, for a change that makes something run forever.
 LIMIT = 300
 
 
 def text_of(mutant: dict, root: Path) -> str:
-    """The file that a mutant changes; an error if the code to change is not there once."""
+    """The text of the file that a mutant changes; an error unless the code to change occurs exactly once."""
     text = (root / "fleet" / "src" / mutant["file"]).read_text()
     found = text.count(mutant["code"])
     if found != 1:
@@ -46,7 +46,7 @@ def copy_tree() -> None:
 
 
 def run_tests(arguments: list[str]) -> tuple[int | None, str]:
-    """The exit status of the tests, `None` if they did not end, and what they said."""
+    """The exit status of the tests, `None` if they did not end, and their output."""
     environment = dict(os.environ, CARGO_TARGET_DIR=str(TARGET), RUST_BACKTRACE="0")
     build = ["cargo", "test", "--quiet", "--locked", "--package", "fleet"]
     built = subprocess.run([*build, "--no-run", *arguments[:2]], cwd=COPY, env=environment,

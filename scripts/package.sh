@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Makes what a release is made of: an archive that scripts/install.sh installs without a compiler, and
-# Debian packages. All of it is for the machine that the programs were built for.
+# Makes the files of a release: an archive that scripts/install.sh installs without a compiler, and
+# Debian packages. All are for the machine that the programs were built for.
 #
 #   ./scripts/package.sh                     builds the programs, writes to dist/
 #   OUT=DIR ./scripts/package.sh             to another folder
-#   PROGRAMS=DIR ./scripts/package.sh        of programs that are built already (those of a release by release-build.sh), also
+#   PROGRAMS=DIR ./scripts/package.sh        with programs already built (for a release, by release-build.sh), also
 #                                            for another machine
 #   PROFILE=dev ./scripts/package.sh         quick to build, slow to run
-#   VERSION=1.2.3 ./scripts/package.sh       with another version than that of Cargo.toml
+#   VERSION=1.2.3 ./scripts/package.sh       with a version other than that of Cargo.toml
 #
-# The same programs make the same files, to the byte (SOURCE_DATE_EPOCH is read).
+# The same programs make the same files, byte for byte (SOURCE_DATE_EPOCH is read).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/toolchain.sh
@@ -19,7 +19,7 @@ case ${1:-} in -h | --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "scripts/
 out=${OUT:-dist} programs=${PROGRAMS:-}
 roles=(balancer worker client)
 version=${VERSION:-$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)}
-# 1.2.3-rc1 comes before 1.2.3.
+# So that 1.2.3-rc1 comes before 1.2.3.
 debian_version=${version//-/\~}
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || date +%s)}
 export SOURCE_DATE_EPOCH
@@ -33,7 +33,7 @@ if [ -z "$programs" ]; then
   programs=${CARGO_TARGET_DIR:-target}/$profile
 fi
 
-# The machine stands in the program's header, whatever machine this is.
+# The machine that the program's header names, whatever machine this is.
 machine() { od --address-radix=n --format=u2 --skip-bytes=18 --read-bytes=2 "$1" | tr -d ' '; }
 number=$(machine "$programs/balancer")
 for role in "${roles[@]}"; do
@@ -49,13 +49,12 @@ stage=$(mktemp -d)
 trap 'rm -rf "$stage"' EXIT
 mkdir -p "$out" "$stage/bin"
 for role in "${roles[@]}"; do
-  # Function names are kept for backtraces. The strip of another architecture may fail on these
-  # files.
+  # Function names are kept for backtraces. A strip for another architecture may fail on these files.
   "${STRIP:-strip}" --strip-debug -o "$stage/bin/$role" "$programs/$role" 2>/dev/null \
     || cp "$programs/$role" "$stage/bin/$role"
   chmod 755 "$stage/bin/$role"
 done
-# What downloads and trainings may have added to models/ stays here.
+# Models that downloads or training may have added to models/ are not shipped.
 shipped=(models/iris_model models/mnist)
 
 archive() {
@@ -115,7 +114,7 @@ debian_package() {
   case $role in
     balancer)
       install -D -m 644 -t "$root/lib/systemd/system" deploy/systemd/imagefleet-balancer.*
-      # What the guide copies and the runbook posts.
+      # Files that the guide copies and the runbook posts.
       cp -R deploy/prometheus deploy/grafana docs/seven.png "$doc"
       ;;
     worker)

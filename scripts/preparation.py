@@ -1,9 +1,9 @@
-"""How long the search for a digit takes in a photo of one megapixel, and what is read of MNIST when each image
-is prepared as an upload is.
+"""How long the search for a digit takes in a photo of one megapixel, and how much of MNIST is read right when each
+image is prepared as an upload is.
 
     cargo build --release && python3 scripts/preparation.py --data DIR
 
-Draws its photos itself. Writes bench/results/preparation.DATE.COMMIT.json; without --data it measures time alone.
+Draws its photos itself. Writes bench/results/preparation.DATE.COMMIT.json; without --data it measures only the time.
 """
 
 import argparse
@@ -27,7 +27,7 @@ INK, PAPER = 35, 235
 
 
 def seven(left, top, size):
-    """The darkness of a pixel of a seven in a square."""
+    """Whether a pixel is ink, for a seven in a square."""
     width = size / 12
 
     def is_ink(x, y):
@@ -72,7 +72,7 @@ def png(is_ink):
 
 
 def classify(options, path, count):
-    """Labels a photo some times in one process."""
+    """Labels a photo `count` times in one process, and times the process."""
     command = [options.worker, "classify", "--json", "--models", options.models, "--model", "mnist"]
     begun = time.perf_counter()
     done = subprocess.run([*command, *[str(path)] * count], capture_output=True, text=True, check=False)
@@ -80,7 +80,7 @@ def classify(options, path, count):
 
 
 def milliseconds(options, path):
-    """What each search takes after a few that warm up; where there is nothing to label, with decoding, on average."""
+    """The time of each search after a few to warm up; if there is nothing to label, the average with decoding."""
     lines, _ = classify(options, path, options.count)
     if lines:
         taken = [line["timings_ms"]["preprocess"] for line in lines]

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds the programs as a release has them, and prints the folder that they are in. The balancer is built
-# with a profile of itself under load, so that code which runs together lies together: that takes some of the
-# processor time off each request (docs/results.md), for three times the time of `cargo build --release`.
+# Builds the programs as they are released, and prints their folder. The balancer is built with a profile of
+# itself under load, so that code that runs together is placed together. That saves some processor time on each
+# request (docs/results.md), and takes three times as long as `cargo build --release`.
 #
 #   ./scripts/release-build.sh
 #   programs=$(./scripts/release-build.sh) && PROGRAMS=$programs ./scripts/package.sh     packages; images.sh likewise
@@ -26,7 +26,7 @@ finish() {
 }
 trap finish EXIT
 
-# balancer_with FLAG: builds it with a flag of the compiler that is for nothing which runs during the build.
+# balancer_with FLAG: builds the balancer with a compiler flag that does not affect anything run by the build itself.
 balancer_with() {
   RUSTFLAGS="${RUSTFLAGS:-} $1" cargo build --release --locked --quiet --package balancer --bin balancer \
     --target "$host" --target-dir "$out" >&2

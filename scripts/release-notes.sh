@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Prints what CHANGELOG.md says of a version; an error if that is not the version of Cargo.toml, or if
-# there is nothing to say.
+# Prints the section of CHANGELOG.md on a version; fails if that is not the version of Cargo.toml, or if
+# the section is missing or empty.
 #
 #   ./scripts/release-notes.sh 1.2.3
 #
-# In a workflow of GitHub links into the repository become those of the version: notes stand elsewhere.
+# In a GitHub workflow, links into the repository become links to the version's files, since release notes
+# are shown elsewhere.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/toolchain.sh

@@ -29,7 +29,7 @@ def run(*command, root=ROOT):
 
 
 def key(version):
-    """What versions are ordered by; a pre-release comes before its release."""
+    """The sort key of a version; a pre-release comes before its release."""
     match = VERSION.fullmatch(version)
     if not match:
         raise SystemExit(f"{version!r} is not a version such as 0.2.0 or 0.2.0-rc.1")
@@ -54,7 +54,7 @@ def relocked(lock, old, version):
 
 
 def labelled(dockerfile, old, version):
-    """The Dockerfile with the version that images have where no build argument says one."""
+    """The Dockerfile with the version that images get without a build argument."""
     line = f"\nARG VERSION={old}\n"
     if line not in dockerfile:
         raise SystemExit(f"deploy/Dockerfile does not say ARG VERSION={old}")
@@ -62,7 +62,7 @@ def labelled(dockerfile, old, version):
 
 
 def dated(changelog, version, day):
-    """The changelog with its unreleased section as that of the version, and an empty one before it."""
+    """The changelog with its unreleased section renamed to the version, and an empty one before it."""
     match = re.search(r"^## \[Unreleased\]\n(.*?)(?=^## \[|\Z)", changelog, re.MULTILINE | re.DOTALL)
     if not match:
         raise SystemExit("CHANGELOG.md has no section [Unreleased]")
@@ -86,7 +86,7 @@ def release(root, version, dry_run):
     old = re.search(r'\[workspace\.package\]\nversion = "([^"]+)"', manifest)[1]
     changed = {
         "Cargo.toml": bumped(manifest, version),
-        # Builds with `--locked` would refuse any other.
+        # Builds with `--locked` would refuse any other version.
         **{name: relocked((root / name).read_text(), old, version) for name in ("Cargo.lock", "fuzz/Cargo.lock")},
         "deploy/Dockerfile": labelled((root / "deploy/Dockerfile").read_text(), old, version),
         "CHANGELOG.md": dated((root / "CHANGELOG.md").read_text(), version, day),

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Builds imagefleet and starts it here: a balancer on port 5000 and local workers behind it. The model
-# for photos (14 MB) is fetched meanwhile, unless it is here already.
+# for photos (14 MB) is fetched meanwhile unless it is already here.
 #
-#   ./scripts/run.sh                            two workers or more, one for each core
+#   ./scripts/run.sh                            one worker per core, but at least two
 #   ./scripts/run.sh --no-photos                digits and irises only, nothing is fetched
 #   ./scripts/run.sh --listen 127.0.0.1:5001    every other flag goes to the balancer
 #   ./scripts/run.sh --worker 10.0.0.7:8501     workers of your own instead of spawned ones
-#   ./scripts/run.sh --access-log /dev/null     without a line for each request
-#   PROGRAMS=DIR ./scripts/run.sh               of programs that are built already
+#   ./scripts/run.sh --access-log /dev/null     without a line per request
+#   PROGRAMS=DIR ./scripts/run.sh               with programs that are already built
 #
 # Ctrl-C stops everything.
 set -euo pipefail
@@ -47,8 +47,8 @@ if [ ! -x "$bin/balancer" ]; then
   bin=${CARGO_TARGET_DIR:-target}/release
 fi
 
-# Its first two lines say where it listens, which matters if a port is 0. They are kept; everything
-# after them is the access log and is passed through.
+# The balancer's first two lines state where it listens, which matters if a port is 0. They are kept;
+# everything after them is the access log and is passed through.
 scratch=$(mktemp -d)
 fetching=''
 trap 'kill $fetching 2>/dev/null || true; rm -rf "$scratch"' EXIT
@@ -71,7 +71,7 @@ stop() {
   exit 0
 }
 trap stop INT TERM
-# The balancer itself is asked, by its process id: another program may have the port.
+# Checks the balancer itself, by its process id: another program may have the port.
 is_ready() {
   local admin
   admin=$(told admin)

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Finds what tests cannot see: runs the unsafe code of the worker under AddressSanitizer, for every
-# kernel that this CPU has, and under Miri (nightly) the kernels in plain Rust and the state that
+# kernel that this CPU supports, and under Miri (nightly) the kernels in plain Rust and the state that
 # threads of the balancer share.
 #
-#   ./scripts/sanitize.sh           both; Miri is skipped, and says so, where no nightly can be had
+#   ./scripts/sanitize.sh           both; Miri is skipped, with a message, if there is no nightly
 #   ./scripts/sanitize.sh address   AddressSanitizer only
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -13,12 +13,12 @@ ensure_rust
 
 target=$(rustc --version --verbose | sed -n 's/^host: //p')
 say "AddressSanitizer: unit tests of the kernels, then whole networks."
-# The sanitizer is an unstable flag of the stable compiler; the target is named so that build scripts
-# and macros stay without it.
+# The sanitizer is an unstable flag of the stable compiler; the target is named to keep it out of build
+# scripts and macros.
 export RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR=target/sanitize CARGO_INCREMENTAL=0
 flags="-Zsanitizer=address"
-# SQLite is C, compiled by the system's compiler: tables of one name in two of its functions count as
-# two definitions of one for the runtime of the other compiler.
+# SQLite is C, compiled by the system's compiler: the runtime of the other compiler takes tables of the
+# same name in two of its functions for two definitions of one table.
 export ASAN_OPTIONS=detect_odr_violation=0
 RUSTFLAGS=$flags cargo test --locked --package engine --target "$target" --lib
 RUSTFLAGS=$flags cargo test --locked --package worker --target "$target" \

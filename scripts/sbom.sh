@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Writes a software bill of materials (CycloneDX) for each program: every crate that it is made of, with
-# version, licence and checksum, as Cargo.lock has them.
+# version, licence and checksum, as in Cargo.lock.
 #
 #   ./scripts/sbom.sh dist        dist/imagefleet-balancer.cdx.json, -worker, -client
 set -euo pipefail

@@ -1,9 +1,9 @@
 """Prints the skipped tests and checks them: `.ci/run` accepts only skips that tests/skips.txt allows.
 
     python3 scripts/skips.py LIST            prints them
-    python3 scripts/skips.py LIST --strict   ends with 1 if there is one that is not allowed
+    python3 scripts/skips.py LIST --strict   exits with 1 if any is not allowed
 
-LIST has a line for each, `TEST: REASON`, as the tests have written them.
+LIST has one line per skip, `TEST: REASON`, as written by the tests.
 """
 
 import argparse

@@ -3,15 +3,16 @@
 # programs with a real browser.
 #
 #   ./scripts/test.sh                    everything
-#   ./scripts/test.sh -k submit          end-to-end arguments go to pytest
+#   ./scripts/test.sh -k submit          arguments go to pytest, for the end-to-end tests
 #   IMAGEFLEET_E2E=0 ./scripts/test.sh   Rust only
-#   IMAGEFLEET_DOCKER=0 …                no containers; else they need root, dockerd and Docker Compose
-#   IMAGEFLEET_MACHINES=0 …              no machines; else they need root, debootstrap and systemd-nspawn; 1 for those under load
-#   IMAGEFLEET_TEST_DATA=DIR …           also what needs large data (scripts/fetch-test-data.sh); without the
-#                                        variable a folder `data` here, or in a folder beside the clone
+#   IMAGEFLEET_DOCKER=0 …                no containers, which need root, dockerd and Docker Compose
+#   IMAGEFLEET_MACHINES=0 …              no machines, which need root, debootstrap and systemd-nspawn; 1 also runs
+#                                        the tests of machines under load
+#   IMAGEFLEET_TEST_DATA=DIR …           also what needs large data (scripts/fetch-test-data.sh); by default a
+#                                        folder `data` here, or in a folder beside the clone
 #
-# What was skipped is listed at the end; with IMAGEFLEET_STRICT=1 one that tests/skips.txt does
-# not allow is an error.
+# Skipped tests are listed at the end; with IMAGEFLEET_STRICT=1 a skip that tests/skips.txt does not
+# allow is an error.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/toolchain.sh
@@ -31,9 +32,9 @@ else
 fi
 IMAGEFLEET_SKIPS=$(mktemp)
 export IMAGEFLEET_SKIPS
-# An installation that is under way is not broken off.
+# Lets an installation that is under way finish.
 trap 'wait; rm -f "$IMAGEFLEET_SKIPS"' EXIT
-# judge_skips: prints what was skipped; its status is whether that is allowed.
+# judge_skips: prints the skipped tests; its status tells whether they are allowed.
 judge_skips() {
   command -v python3 >/dev/null || return 0
   if [ "${IMAGEFLEET_STRICT:-0}" = 1 ]; then set -- --strict; else set --; fi
@@ -78,7 +79,7 @@ prepare_end_to_end() {
   fi
 }
 
-# It mostly waits for downloads, and the compiler does not.
+# In the background, since it mostly waits for downloads and the compiler does not.
 if [ "${IMAGEFLEET_E2E:-1}" != 0 ]; then
   prepare_end_to_end &
   preparing=$!
@@ -99,10 +100,10 @@ fi
 # With the tests' features, so that nothing is compiled twice.
 cargo build --workspace --locked --bins --tests
 wait "$preparing" || die "the end-to-end tests cannot be prepared (see above), or set IMAGEFLEET_E2E=0"
-# The last line is the summary of the test runner; what was skipped stands above it.
+# The last line is the summary of the test runner; the skipped tests are listed above it.
 summary=$(mktemp)
 status=0
-# A test mostly waits, for a browser, a program or a time limit: a file each on two processes.
+# Tests mostly wait, for a browser, a program or a time limit, so two processes run one file each.
 .venv/bin/python -m pytest tests/e2e --numprocesses 2 --dist loadfile "$@" | tee "$summary" || status=$?
 judge_skips || status=1
 tail -n 1 "$summary"

@@ -6,7 +6,7 @@ say() { printf '\033[1m%s\033[0m\n' "$*" >&2; }
 skip() { printf '\033[1;33mSKIPPED: %s\033[0m\n' "$*" >&2; }
 die() { printf '\033[1;31merror: %s\033[0m\n' "$*" >&2; exit 1; }
 
-# until_served URL PID: waits until the address answers 200, two minutes at most and while the process lives.
+# until_served URL PID: waits until the address answers 200, for at most two minutes and while the process lives.
 until_served() {
   local deadline=$((SECONDS + 120))
   until [[ $(curl -s --max-time 5 -o /dev/null -w '%{http_code}' "$1") == 200 ]]; do
@@ -16,7 +16,7 @@ until_served() {
   done
 }
 
-# The oldest compiler that the workspace accepts, as Cargo.toml says it.
+# The oldest compiler that the workspace accepts, as stated in Cargo.toml.
 oldest_rust() { sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml; }
 
 rust_is_recent() {
@@ -41,7 +41,7 @@ ensure_rust() {
   rust_is_recent || die "Rust $(oldest_rust) or newer is needed; this one is $(cargo --version)"
 }
 
-# release_programs: prints the folder of balancer, worker and client (BIN, or target/release); builds them where one
+# release_programs: prints the folder of balancer, worker and client (BIN, or target/release); builds them if one
 # is missing.
 release_programs() {
   local bin=${BIN:-target/release} program
@@ -55,14 +55,14 @@ release_programs() {
   echo "$bin"
 }
 
-# models_of_photos BIN: prints the folder of models (MODELS, or models), which must have the one for photos.
+# models_of_photos BIN: prints the folder of models (MODELS, or models), which must contain the one for photos.
 models_of_photos() {
   local models=${MODELS:-models}
   [ -d "$models/mobilenet_v2" ] || die "no MobileNetV2 in $models: $1/worker pull mobilenet_v2"
   echo "$models"
 }
 
-# install_debian PACKAGE…: fails where we are not root or not on Debian or Ubuntu.
+# install_debian PACKAGE…: fails if we are not root or not on Debian or Ubuntu.
 install_debian() {
   if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
     return 1
@@ -78,8 +78,8 @@ ensure_debian() {
   install_debian "${@:2}" && command -v "$1" >/dev/null
 }
 
-# ensure_cargo_tool NAME VERSION: a cargo subcommand, built from source when it is missing. What runs for a
-# second is not worth the minutes that optimising it takes.
+# ensure_cargo_tool NAME VERSION: a cargo subcommand, built from source when it is missing. A tool that runs
+# for a second is not worth minutes of optimising.
 ensure_cargo_tool() {
   command -v "cargo-$1" >/dev/null && return
   say "Installing cargo-$1 $2 (a few minutes)."

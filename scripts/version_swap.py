@@ -4,7 +4,7 @@ version before a worker logged that it was ready.
     .venv/bin/python scripts/version_swap.py --seconds 60 --rate 500
 
 Starts a balancer over two workers from target/release, writes a new version of a one-column model into
-both repositories each second, and asks `/v2/models/line/infer` through the balancer meanwhile.
+both repositories each second, and meanwhile sends requests to `/v2/models/line/infer` through the balancer.
 """
 
 import argparse
@@ -32,7 +32,7 @@ PLAIN = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Asker(threading.Thread):
-    """Sends at fixed moments, independent of the answers, and records each answer."""
+    """Sends requests at fixed times, independent of the answers, and records each answer."""
 
     def __init__(self, address, period, offset, end):
         super().__init__(daemon=True)
@@ -63,7 +63,7 @@ class Asker(threading.Thread):
 
 
 def ready_times(log):
-    """When the worker that wrote `log` had each version ready."""
+    """When each version became ready on the worker that wrote `log`."""
     times = {}
     for line in PLAIN.sub("", log.read_text()).splitlines():
         if match := READY.search(line):

@@ -1,5 +1,5 @@
-// What the page gains with scripts: pictures from anywhere, a drawing that is read while it is drawn,
-// and a fleet that is seen at work. Without them the same form posts and a result page comes back.
+// What scripts add to the page: pictures from anywhere, a drawing that is read while it is drawn, and a
+// live view of the fleet. Without scripts the same form is posted and a result page comes back.
 
 import { showChoices } from "./choices.js";
 import { id, reveal, root, setText, size, t } from "./dom.js";
@@ -59,7 +59,7 @@ async function choose(files) {
   camera?.stop();
   setMode("upload");
   if (files.length > 1) return several(files);
-  // Making it fit takes a moment for a large one: it can be cancelled, and a later choice overtakes it.
+  // Making a large picture fit takes a moment: it can be cancelled, and a later choice supersedes it.
   await during(async (signal, onProgress) => {
     const { fit } = await import("./shrink.js");
     const { picture, note } = await fit(files[0], limit);
@@ -70,7 +70,7 @@ async function choose(files) {
   });
 }
 
-/** Sends what is chosen, and shows how that goes. */
+/** Sends the chosen picture, and shows the progress. */
 const classify = () => during(ask);
 
 /** @param {AbortSignal} signal @param {(share: number) => void} onProgress */
@@ -95,7 +95,7 @@ function keep(entry, isQuiet) {
   remember(entry, recall);
 }
 
-/** The picture and its answer come back together, and "Classify" means this picture again. @param {Entry} entry */
+/** Shows a picture together with its answer again; "Classify" then sends this picture. @param {Entry} entry */
 function recall(entry) {
   setMode("upload");
   preview(entry);
@@ -113,11 +113,11 @@ function several(files) {
 
 const drawing = useDrawing({ options, isOpen: () => mode === "draw", keep, fail: (title, text) => showFailure(title, text, null, true) });
 
-/** @param {Blob} frame @returns {Promise<boolean>} Whether the fleet could say something about it. */
+/** @param {Blob} frame @returns {Promise<boolean>} Whether the fleet judged it: a prediction, or a 422. */
 async function look(frame) {
   const asked = options();
   const reply = await send(frame, { ...asked, showsInput: true });
-  // The camera may have been stopped meanwhile, and something else be shown.
+  // The camera may have been stopped meanwhile, and something else may be shown.
   if (!reply || !camera?.isOn) return false;
   const { prediction, milliseconds } = reply;
   if (!prediction) {

@@ -1,4 +1,4 @@
-// Several pictures at once: sent side by side, so that the balancer spreads them over the workers,
+// Several pictures at once: sent concurrently, so that the balancer spreads them over the workers,
 // and shown as a table that can be saved as CSV.
 
 import { id, inMs, inParallel, make, percent, say, setText, t } from "./dom.js";
@@ -6,7 +6,7 @@ import { showOther } from "./result.js";
 import { headline, send } from "./send.js";
 import { fit } from "./shrink.js";
 
-/** Requests in flight at a time. */
+/** Number of concurrent requests. */
 const WIDTH = 4;
 
 /** One row of CSV (RFC 4180); text that a spreadsheet would take for a formula gets an apostrophe in front. @param {(string | number)[]} cells */

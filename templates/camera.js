@@ -4,7 +4,7 @@ import { id, latest, t } from "./dom.js";
 
 /** Longest side of a frame that is sent. */
 const MAX_SIDE = 512;
-/** Milliseconds after a frame that the fleet could say nothing about. */
+/** Milliseconds to wait after a frame that the fleet could not judge. */
 const PAUSE = 1000;
 
 /**
@@ -20,7 +20,7 @@ export class Camera {
   #name = this.#button.textContent;
   /** @type {MediaStream | null} */
   #stream = null;
-  /** What the browser is being asked for, until it has let us have it. @type {object | null} */
+  /** The pending request for the camera, until the browser grants it. @type {object | null} */
   #wish = null;
   #page;
   // The next frame is taken when the last one has been answered.
@@ -28,7 +28,7 @@ export class Camera {
     while (this.#stream && !document.hidden) {
       const frame = await this.#frame();
       const isAnswered = frame !== null && await this.#page.classify(frame);
-      // A fleet that is down is not asked as often as the screen is drawn.
+      // A fleet that is down is not sent a frame each time the screen is drawn.
       await new Promise((resolve) => (isAnswered ? requestAnimationFrame(resolve) : setTimeout(resolve, PAUSE)));
     }
   });
@@ -70,7 +70,7 @@ export class Camera {
     this.#button.textContent = t("camera_stop");
     try {
       const stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
-      // Meanwhile the camera may not be wanted any more.
+      // The camera may have been stopped meanwhile.
       if (this.#wish !== own) return end(stream);
       this.#stream = stream;
     } catch (error) {
@@ -88,7 +88,7 @@ export class Camera {
     this.#ask();
   }
 
-  /** The picture that is shown now; none before the first. @returns {Promise<Blob | null>} */
+  /** The frame that is shown now; `null` before the first. @returns {Promise<Blob | null>} */
   #frame() {
     const { videoWidth: width, videoHeight: height } = this.#video;
     if (!width || !height) return Promise.resolve(null);

@@ -1,5 +1,5 @@
 // What can be chosen depends on the fleet: its models, and among how many workers to pick. Both follow
-// the fleet while the page is open, and what was chosen stays chosen while it can be had.
+// the fleet while the page is open, and a choice is kept while it is available.
 
 import { id, make, setText, t } from "./dom.js";
 
@@ -15,7 +15,7 @@ export function showChoices({ ready, models, tables, default_model, workers = 0 
   id("notice-none").hidden = ready;
   id("notice-digits").hidden = !ready || models.includes("mobilenet_v2") || !hasDigits;
   for (const [tab, isThere] of [["draw", hasDigits], ["iris", tables.includes("iris_model")]]) {
-    // The pane that is open stays.
+    // The open pane stays.
     document.querySelector(`[data-mode=${tab}]`)?.toggleAttribute("hidden", !isThere && mode !== tab);
   }
   const isBoth = models.includes("mobilenet_v2") && hasDigits;
@@ -30,9 +30,9 @@ export function showChoices({ ready, models, tables, default_model, workers = 0 
 }
 
 /**
- * Makes these the options of a choice.
+ * Makes `values` the options of `select`.
  * @param {HTMLSelectElement} select @param {string[]} values @param {(value: string) => string} words
- * @param {string} name What the address of the page calls it.
+ * @param {string} name Its name in the query of the page's address.
  */
 function offer(select, values, words, name) {
   const kept = select.dataset.touched ? select.value : query.get(name) ?? values[0];

@@ -1,4 +1,4 @@
-// Small things that every part of the page needs: finding and making elements, texts, numbers.
+// Helpers that every part of the page needs: finding and making elements, texts, numbers.
 
 /** @param {string} name @returns {any} The element with this id, or null. */
 export const id = (name) => document.getElementById(name);
@@ -11,13 +11,13 @@ const texts = JSON.parse(id("texts")?.textContent || "{}");
 
 /**
  * The text of a key in the language of the page.
- * @param {string} key @param {Record<string, string | number>} [values] What stands in braces.
+ * @param {string} key @param {Record<string, string | number>} [values] Replacements for the names in braces.
  */
 export function t(key, values = {}) {
   return (texts[key] ?? key).replace(/\{(\w+)\}/g, (_, name) => String(values[name] ?? ""));
 }
 
-/** @param {string | number} key Whether there is a text for it. */
+/** Whether there is a text for a key. @param {string | number} key */
 export const hasText = (key) => key in texts;
 
 /**
@@ -73,7 +73,7 @@ export function reveal(element) {
 }
 
 /**
- * Runs `work` one call at a time; calls that come meanwhile are merged into one more run.
+ * Runs `work` one call at a time; calls made meanwhile are merged into one further run.
  * @param {() => Promise<unknown>} work
  */
 export function latest(work) {

@@ -1,4 +1,4 @@
-// The pane of the drawing pad: what is drawn is read while it is drawn, one request at a time.
+// The pane of the drawing pad: a drawing is read while it is drawn, one request at a time.
 
 import { id, latest, percent, setText, t } from "./dom.js";
 import { Pad } from "./pad.js";
@@ -14,7 +14,7 @@ const PAUSE = 80;
  */
 export function useDrawing({ options, isOpen, keep, fail }) {
   let timer = 0;
-  /** A new answer to the same drawing replaces the last one in the list. */
+  /** The number of the drawing: a new answer to the same drawing replaces the last one in the list. */
   let number = 0;
   const read = latest(async () => {
     const own = number;

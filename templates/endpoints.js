@@ -1,5 +1,5 @@
-// The table of the operator's view: one row for each endpoint that is looked for, a page of them at a
-// time. Rows stay the same elements while the fleet changes, so neither focus nor place is lost.
+// The table of the operator's view: one row per endpoint that matches the search, one page of rows at a
+// time. Rows stay the same elements while the fleet changes, so neither focus nor position is lost.
 
 import { id, inMs, percent, setText, shape, t } from "./dom.js";
 
@@ -47,7 +47,7 @@ export function showEndpoints(endpoints) {
     if (body.children[at] !== row) body.insertBefore(row, body.children[at] ?? null);
     showRow(row, endpoint);
   });
-  // A row that was moved has lost the focus, and one that is gone has taken it along.
+  // A row loses the focus when it is moved or removed.
   if (focused instanceof HTMLElement && focused !== document.activeElement) {
     (focused.isConnected ? focused : id("find")).focus({ preventScroll: true });
   }

@@ -1,6 +1,6 @@
-// Which parts of a picture an answer depends on, found out by the fleet: the picture is sent again
-// and again with one part covered each time, and what that costs the label in confidence is shown as
-// each answer arrives (Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks").
+// Which parts of a picture an answer depends on, found with the help of the fleet: the picture is sent
+// repeatedly with one part covered each time, and the label's loss of confidence is shown as each
+// answer arrives (Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks").
 
 import { inParallel, make, say, setText, shape, t } from "./dom.js";
 import { send } from "./send.js";
@@ -12,10 +12,10 @@ import { frame } from "./view.js";
 const PARTS = 8;
 /** Requests in flight: enough to keep several workers busy without being a burden for other visitors. */
 const WIDTH = 6;
-/** Guesses to ask for: a label that is not among them has lost all its confidence. */
+/** Guesses to request: a label that is not among them counts as having lost all its confidence. */
 const TOP = 20;
 const SIDE = 224;
-/** Side of a digit's picture, as large as the worker looks at it. */
+/** Side of a digit's picture: the size at which the worker looks at it. */
 const DIGIT_SIDE = 256;
 
 /**
@@ -33,18 +33,18 @@ function canvasOf(image, isDigit) {
     ink.fillRect(0, 0, side, side);
     ink.drawImage(image, (side - width * scale) / 2, (side - height * scale) / 2, width * scale, height * scale);
   } else {
-    // The shorter side becomes 232, and 224 of the middle are kept.
+    // The shorter side becomes 232, of which the middle 224 are kept.
     const cut = (Math.min(width, height) * SIDE) / 232;
     ink.drawImage(image, (width - cut) / 2, (height - cut) / 2, cut, cut, 0, 0, side, side);
   }
   return { canvas, ink };
 }
 
-/** What the model looks at of a photo, beside the whole picture. @param {Entry} entry @param {HTMLElement} more */
+/** Shows what the model sees of a photo, beside the whole picture. @param {Entry} entry @param {HTMLElement} more */
 export async function view(entry, more) {
   if (typeof entry.picture === "string" || entry.prediction.model === "mnist") return;
   const image = await decoded(entry.picture);
-  // Where nothing is cut off, the whole picture shows it.
+  // If next to nothing is cut off, the whole picture shows it.
   if (!image || Math.abs(image.naturalWidth - image.naturalHeight) < 16) return;
   frame(canvasOf(image, false).canvas, t("saw"), more);
 }
@@ -83,7 +83,7 @@ export async function explain(entry, more) {
     setText(words, t("explaining", { done, all }));
     if (!reply) return;
     const found = reply.prediction?.top_k.find((guess) => guess.index === entry.prediction.top_k[0].index);
-    // A digit that is not found any more counts as lost, too.
+    // A digit that is no longer found counts as lost, too.
     const left = reply.prediction ? found?.confidence ?? 0 : reply.status === 422 ? 0 : NaN;
     if (Number.isNaN(left)) return;
     const worker = reply.prediction?.endpoint;

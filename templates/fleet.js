@@ -1,20 +1,20 @@
 // The fleet on the public page: which workers there are, which one answers, and whether requests
-// are shared as the policy promises.
+// are distributed as the policy promises.
 
 import { id, make, percent, setText, shape, t } from "./dom.js";
 
 /** @typedef {import("./status.js").Status} Status @typedef {import("./status.js").Endpoint} Endpoint */
 
-/** Most workers in the picture of the fleet. */
+/** Maximum number of workers in the picture of the fleet. */
 const MOST_BOXES = 6;
-/** What each worker had answered when the page was opened. @type {Map<string, number>} */
+/** How many requests each worker had answered when the page was opened. @type {Map<string, number>} */
 const before = new Map();
 /** @type {Map<string, any>} */
 const rows = new Map();
 for (const row of document.querySelectorAll("#workers li")) rows.set(/** @type {HTMLElement} */ (row).dataset.name ?? "", row);
 let picked = "";
 
-/** The worker that has just answered this page. @param {string | null} name */
+/** Highlights the worker that has just answered this page. @param {string | null} name */
 export function pick(name) {
   picked = name ?? "";
   for (const [other, row] of rows) row.classList.toggle("picked", other === picked);
@@ -60,7 +60,7 @@ function showPill({ ready, available, workers }) {
   id("pill").classList.toggle("pill-some", ready && available !== undefined && available < (workers ?? 0));
 }
 
-/** The balancer says nothing any more: what is shown is old. */
+/** Shows that the balancer no longer responds, so what is shown is stale. */
 export function showLost() {
   setText(id("pill"), t("lost"));
   id("pill").classList.add("pill-bad");
@@ -93,7 +93,7 @@ function showWorker(endpoint, answers, whole) {
   setText(row.querySelector("small"), t("answers", { n: answers }) + expected);
 }
 
-/** Draws the way of a request, with the workers of the fleet. @param {Endpoint[]} endpoints */
+/** Draws the path of a request, with the workers of the fleet. @param {Endpoint[]} endpoints */
 function drawFlow(endpoints) {
   const flow = document.querySelector(".flow");
   if (!flow) return;

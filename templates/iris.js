@@ -1,16 +1,19 @@
-// The model of irises: four sliders, and a chart of what it would say for other petals.
+// The iris model: four sliders, and a chart of its predictions for other petals.
 
 import { inMs, latest, make, percent, root, shape, t } from "./dom.js";
 import { headline } from "./send.js";
 
-/** Name, least, most and first value in centimetres, as far as irises go. @type {[string, number, number, number][]} */
+/**
+ * Name, minimum, maximum and initial value in centimetres, covering the range of irises.
+ * @type {[string, number, number, number][]}
+ */
 const COLUMNS = [["sepal_length", 4, 8, 5.8], ["sepal_width", 2, 4.5, 3], ["petal_length", 1, 7, 4.3], ["petal_width", 0.1, 2.6, 1.3]];
 const [WIDE, HIGH] = [24, 16];
 const [, , LENGTH, WIDTH] = COLUMNS;
 const decimal = (/** @type {number} */ value) => value.toLocaleString(document.documentElement.lang, { minimumFractionDigits: 1 });
 const inCm = (/** @type {number} */ value) => `${decimal(value)} cm`;
 
-/** No answer, or not the one that was asked for. */
+/** No answer, or one without a prediction. */
 class Refusal extends Error {
   /** @param {number} status @param {string} error */
   constructor(status, error) {
@@ -22,7 +25,7 @@ class Refusal extends Error {
 /** @typedef {{species: string, values: string[], probabilities: number[]}} Answer */
 
 /**
- * Asks the model about some flowers.
+ * Has the model classify some flowers.
  * @param {Record<string, number>[]} instances
  * @returns {Promise<{answers: Answer[], worker: string | null, milliseconds: number}>}
  */

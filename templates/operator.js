@@ -1,5 +1,5 @@
-// The operator's view of the fleet, kept up to date in place: nothing is loaded again. What a reader
-// has chosen and not yet sent stays as it is, whatever the fleet does meanwhile.
+// The operator's view of the fleet, updated in place without reloading. What the operator has chosen
+// and not yet sent stays as it is, whatever the fleet does meanwhile.
 
 import { id, say, setText, t } from "./dom.js";
 import { showEndpoints } from "./endpoints.js";
@@ -42,7 +42,7 @@ function showFigures(fleet) {
   pill.classList.toggle("pill-bad", state !== "ready");
 }
 
-/** What the choice of a policy showed when it was last set here. @type {string} */
+/** The policy that the choice showed when it was last set here. @type {string} */
 let set = id("policy").querySelector("[selected]")?.value;
 let isChosen = false;
 id("policy").addEventListener("change", () => { isChosen = true; });
@@ -50,7 +50,7 @@ id("policy").addEventListener("change", () => { isChosen = true; });
 /** Shows the policy that is in use: in the choice, or beside it while another one is chosen there. @param {string} policy */
 function showPolicy(policy) {
   const choice = id("policy");
-  // A browser that comes back to the page brings along what was chosen.
+  // A browser that returns to the page restores what was chosen there.
   isChosen = choice.value !== policy && (isChosen || choice.value !== set);
   if (!isChosen && choice.value !== policy) choice.value = policy;
   if (!isChosen) set = policy;
@@ -58,11 +58,14 @@ function showPolicy(policy) {
   setText(id("in-use"), isChosen ? t("in_use", { policy }) : "");
 }
 
-/** The number of the latest question, and of the latest whose answer is shown. */
+/** The number of the latest request, and of the latest one whose answer is shown. */
 let asked = 0;
 let shown = 0;
 
-/** Asks and shows the answer, unless a later one is there already. @param {string} address @param {RequestInit} [how] */
+/**
+ * Sends a request and shows its answer, unless that of a later request is already shown.
+ * @param {string} address @param {RequestInit} [how]
+ */
 async function ask(address, how = {}) {
   const number = ++asked;
   const headers = { accept: "application/json" };
@@ -74,13 +77,13 @@ async function ask(address, how = {}) {
   show(fleet);
 }
 
-/** An answer, but not the one that was asked for. */
+/** An answer that reports an error. */
 class Refusal extends Error {}
 
 /** @param {unknown} error */
 const why = (error) => (error instanceof Refusal ? error.message : t("stale"));
 
-/** @param {HTMLElement} notice @param {string} text Nothing hides it. */
+/** @param {HTMLElement} notice @param {string} text An empty text hides it. */
 function notify(notice, text) {
   setText(notice, text);
   notice.hidden = !text;
@@ -100,7 +103,7 @@ async function look() {
   setTimeout(look, PERIOD);
 }
 
-/** Orders are given one after the other: what the next one says depends on what the last one did. @type {Promise<void>} */
+/** Orders are sent in sequence: the content of each depends on the effect of the last one. @type {Promise<void>} */
 let orders = Promise.resolve();
 
 /** @param {HTMLFormElement} form @param {string} policy */
@@ -114,7 +117,7 @@ async function order(form, policy) {
     notify(id("problem"), "");
     say(t("confirm", { verb, name: row?.dataset.endpoint ?? "" }));
   } catch (error) {
-    // It stays until the next order: figures that come meanwhile say nothing about it.
+    // It stays until the next order: updates that arrive meanwhile do not concern it.
     notify(id("problem"), t("not_done", { verb, name: row?.dataset.endpoint ?? "", why: why(error) }));
   }
 }
@@ -125,7 +128,7 @@ document.addEventListener("submit", (event) => {
   const policy = id("policy").value;
   orders = orders.then(() => order(form, policy));
 });
-// The second half of a double click would take back what the first has done.
+// The second click of a double click would undo the effect of the first.
 document.addEventListener("click", (event) => {
   const button = event.target instanceof Element && event.target.closest("[data-verb=drain], [data-verb=kill]");
   if (button && event.detail > 1) event.preventDefault();

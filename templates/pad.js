@@ -1,5 +1,5 @@
 // The drawing pad. A drawing is a list of strokes, so that the last one can be taken back and the
-// pen's width changed; a stroke may begin outside of the pad, as hands do.
+// pen's width changed; a stroke may begin outside the pad, as hands do.
 
 /** @typedef {{width: number, points: number[][]}} Stroke */
 
@@ -10,15 +10,15 @@ export class Pad {
   #strokes = [];
   /** @type {Stroke | null} */
   #open = null;
-  /** Where the keyboard's pen is, once it was used. @type {number[] | null} */
+  /** Position of the keyboard's pen, once it has been used. @type {number[] | null} */
   #cursor = null;
   #canvas;
   #changed;
   width = 20;
 
   /**
-   * @param {HTMLCanvasElement} canvas @param {HTMLElement} paper What takes strokes, around the canvas.
-   * @param {(isDone: boolean) => void} changed Hears of every change, and whether the pen is up.
+   * @param {HTMLCanvasElement} canvas @param {HTMLElement} paper The element around the canvas that takes strokes.
+   * @param {(isDone: boolean) => void} changed Called on every change, with whether the pen is up.
    */
   constructor(canvas, paper, changed) {
     this.#canvas = canvas;
@@ -57,7 +57,7 @@ export class Pad {
   /** The drawing without the keyboard's pen. */
   picture() {
     this.#paint(false);
-    // `toBlob` waits until the browser has nothing else to do; a drawing is small enough to be packed at once.
+    // `toBlob` waits until the browser is idle; a drawing is small enough to be encoded immediately.
     const [, text] = this.#canvas.toDataURL("image/png").split(",");
     this.#paint();
     return new Blob([Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0))], { type: "image/png" });

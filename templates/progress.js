@@ -1,12 +1,12 @@
-// The one task that is under way: its progress, and how to cancel it.
+// The one task that is in progress: how far it is, and how to cancel it.
 
 import { id, reveal, say, t } from "./dom.js";
 
-/** What is on its way. @type {AbortController | null} */
+/** The task in progress. @type {AbortController | null} */
 let pending = null;
 
 /**
- * Runs `work` instead of the task before it, and shows its progress.
+ * Cancels the previous task, runs `work`, and shows its progress.
  * @param {(signal: AbortSignal, onProgress: (share: number) => void) => Promise<void>} work
  */
 export async function during(work) {

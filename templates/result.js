@@ -14,7 +14,7 @@ import { showInput } from "./view.js";
 /** An answer below this confidence is shown as a guess. */
 const SURE = 0.5;
 
-/** @param {Node} node @param {boolean} isQuiet Whether the page stays where it is. */
+/** @param {Node} node @param {boolean} isQuiet Whether the page keeps its scroll position. */
 function show(node, isQuiet) {
   document.querySelector("#answer .empty, #answer .filled")?.remove();
   const result = id("result");
@@ -25,7 +25,7 @@ function show(node, isQuiet) {
   if (!isQuiet) reveal(result.querySelector(".headline, .failed, table") ?? result);
 }
 
-/** What was said last, so that what goes on quietly is said once. */
+/** What was announced last, so that quiet updates are announced only once. */
 let said = "";
 
 /** @param {string} what @param {string} sentence @param {boolean} isQuiet */
@@ -35,7 +35,7 @@ function tell(what, sentence, isQuiet) {
   say(sentence);
 }
 
-/** Labels are English, whatever the page speaks; those of one sign are of no language. @param {string} label */
+/** Labels are English, whatever the language of the page; single characters have no language. @param {string} label */
 export const tongue = (label) => (label.length > 1 ? "en" : "");
 
 /** @param {number} confidence */
@@ -90,20 +90,20 @@ export function showAnswer(entry, isQuiet = false) {
     if (value) part(".facts").append(make("div", {}, make("dt", { textContent: name }), make("dd", { textContent: value })));
   }
   if (prediction.input) showInput(prediction.input, part(".more"));
-  // What is replaced with every frame of the camera cannot be operated.
+  // Tools that are replaced with every frame of the camera could not be used.
   if (!entry.isLive) tools(part(".tools-row"), part(".more"), entry);
   show(answer, isQuiet);
   const sentence = t("spoken", { kicker: kicker(prediction.confidence), label: prediction.label, percent: percent(prediction.confidence) });
   tell(prediction.label, sentence, isQuiet);
   if (isQuiet) return;
-  // The next frame, so that the bars grow from zero.
+  // In the next frame, so that the bars grow from zero.
   requestAnimationFrame(() => requestAnimationFrame(() => {
     for (const [fill, share] of fills) fill.setAttribute("width", `${share * 100}%`);
   }));
 }
 
 /**
- * One bar for the whole round trip: the worker's stages, and the rest is balancer and network.
+ * One bar for the whole round trip: the worker's stages, and balancer and network as the rest.
  * @param {Element} stack @param {Element} legend @param {Record<string, number>} timings @param {number} milliseconds
  */
 function showTimes(stack, legend, timings, milliseconds) {

@@ -14,7 +14,7 @@ const OVERHEAD = 4096;
 /**
  * Whether a picture has to be redrawn, and at which size. Width and height are 0 while they are unknown.
  * @param {{type: string, name: string, bytes: number, width: number, height: number}} picture
- * @param {number} limit The most bytes that may be sent.
+ * @param {number} limit Maximum number of bytes that may be sent.
  * @returns {{width: number, height: number, isForeign: boolean} | null}
  */
 export function plan({ type, name, bytes, width, height }, limit) {
@@ -27,14 +27,14 @@ export function plan({ type, name, bytes, width, height }, limit) {
 
 /**
  * The picture to send, and a sentence about what was done to it. A file that the browser cannot
- * decode is sent as it is, because the worker says what is wrong with it.
+ * decode is sent as it is, because the worker reports what is wrong with it.
  * @param {File} file @param {number} limit
  * @returns {Promise<{picture: Blob, note: string}>}
  */
 export async function fit(file, limit) {
   const known = { type: file.type, name: file.name, bytes: file.size };
   const asItIs = { picture: file, note: "" };
-  // Small files of a known format are sent without a look.
+  // Small files of a known format are sent without being decoded.
   if (!plan({ ...known, width: 0, height: 0 }, limit) && file.size < 1e6) return asItIs;
   const image = await decoded(file);
   if (!image) return asItIs;

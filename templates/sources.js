@@ -44,7 +44,7 @@ export function sources(take) {
     take.address(id("address").value.trim());
   });
 
-  /** @param {DataTransfer} data Whether there was something in it. */
+  /** Takes what is in `data`; returns whether there was anything. @param {DataTransfer} data */
   function takeFrom(data) {
     const files = [...data.files];
     const address = addressIn(data.getData("text/uri-list") || data.getData("text/plain"));

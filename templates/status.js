@@ -1,5 +1,5 @@
-// What the fleet is doing, as it changes: server-sent events, or polling where the balancer has no
-// room for another stream. A hidden page does neither.
+// The status of the fleet as it changes: server-sent events, or polling if the balancer has no room
+// for another stream. A hidden page does neither.
 
 import { root } from "./dom.js";
 
@@ -10,19 +10,19 @@ import { root } from "./dom.js";
  *   policy?: string, workers?: number, available?: number, endpoints?: Endpoint[]}} Status
  */
 
-/** Milliseconds between two questions, and those after which a stream that has not come back is missed. */
+/** Milliseconds between two polls, and before a stream that has not come back is considered lost. */
 const PAUSE = 3000;
 
 /** @type {EventSource | null} */
 let stream = null;
-/** For the next question. */
+/** Timer of the next poll. */
 let timer = 0;
-/** For missing the balancer. */
+/** Timer after which the balancer is considered lost. */
 let missing = 0;
 
 /**
- * @param {(status: Status) => void} tell Hears the status when the page has come up, and then whenever it has changed.
- * @param {() => void} lose Hears that the balancer says nothing any more.
+ * @param {(status: Status) => void} tell Called with the status when the page is shown, and then whenever it changes.
+ * @param {() => void} lose Called when the balancer no longer responds.
  */
 export function watch(tell, lose) {
   const start = () => {
@@ -31,7 +31,7 @@ export function watch(tell, lose) {
     stream = new EventSource(new URL("status/events", root));
     stream.onmessage = (event) => hear(JSON.parse(event.data));
     stream.onerror = () => {
-      // Every stream ends after a while. Then, and while it is interrupted, the browser comes back by itself.
+      // Every stream ends after a while. Then, and after an interruption, the browser reconnects by itself.
       missing ||= setTimeout(lose, PAUSE);
       if (stream?.readyState === EventSource.CLOSED) ask();
     };
@@ -46,14 +46,14 @@ export function watch(tell, lose) {
       const answer = await fetch(new URL("status.json", root), { cache: "no-store" });
       if (answer.ok) hear(await answer.json());
     } catch {
-      // The balancer is away; perhaps not for long.
+      // The balancer is unreachable, perhaps not for long.
     }
     clearTimeout(timer);
     timer = setTimeout(() => stream && start(), PAUSE);
   };
   document.addEventListener("visibilitychange", () => (document.hidden ? stop() : start()));
   addEventListener("pagehide", stop);
-  // Also when it has come up: what it shows until then is what the balancer knew when it was asked for.
+  // Also when the page is first shown: until then it has the status as of its own request.
   addEventListener("pageshow", start);
 }
 

@@ -1,4 +1,4 @@
-// Runs before the page is painted: the chosen colours, and room for what only scripts can do.
+// Runs before the page is painted: applies the chosen colours, and makes room for what only scripts can do.
 "use strict";
 
 document.documentElement.classList.add("js");
@@ -15,7 +15,7 @@ document.addEventListener("DOMContentLoaded", () => {
     try {
       localStorage.setItem("theme", root.dataset.theme);
     } catch {
-      // Without storage the choice holds for this page only.
+      // Without storage the choice applies to this page only.
     }
   });
 });

@@ -5,7 +5,7 @@ import { id, make, root, say, t } from "./dom.js";
 
 /** @typedef {import("./result.js").Entry} Entry */
 
-/** @param {string} text As one word of a POSIX shell. */
+/** A text as one word of a POSIX shell. @param {string} text */
 export const quoted = (text) => (/^[\w.,:/@=+-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
 
 /** The fields of a request besides its picture. @param {Entry} entry @returns {[string, string][]} */
@@ -41,7 +41,7 @@ print(answer.json()["label"])
 `;
 }
 
-/** This page with the options of an answer. @param {Entry} entry */
+/** A link to this page with the options of an answer. @param {Entry} entry */
 export function asLink(entry) {
   const link = new URL(root);
   if (document.documentElement.lang !== "en") link.searchParams.set("lang", document.documentElement.lang);
@@ -51,7 +51,7 @@ export function asLink(entry) {
   return link.href;
 }
 
-/** @param {HTMLElement} row @param {HTMLElement} more Where what is found out is shown. @param {Entry} entry */
+/** @param {HTMLElement} row @param {HTMLElement} more Where the explanation is shown. @param {Entry} entry */
 export function tools(row, more, entry) {
   const address = new URL("submit", root).href;
   const copies = {

@@ -1,8 +1,8 @@
-// What the model was given, where that is few pixels: those that the worker made of a digit.
+// The input of the model, if it is only a few pixels: those that the worker made of a digit.
 
 import { make, t } from "./dom.js";
 
-/** The bytes of red, green, blue and opacity of what a model was given. @param {import("./send.js").Input} input */
+/** The input of a model as bytes of red, green, blue and opacity. @param {import("./send.js").Input} input */
 export function rgba({ width, height, channels, pixels }) {
   const bytes = Uint8Array.from(atob(pixels), (sign) => sign.charCodeAt(0));
   const colours = new Uint8ClampedArray(width * height * 4);

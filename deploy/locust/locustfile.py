@@ -5,9 +5,9 @@
     locust ... --headless --users 20 --spawn-rate 20 --run-time 20s DigitUser FlowerUser PageUser
 
 Distributed: the same with --master on one machine and --worker --master-host ADDRESS on others.
-PHOTOS names a folder of JPEG or PNG files to post; without it a picture is made. An answer is right if it
-is a 200 that says what was asked for. A 429 that says when to come back counts as a failure too, but under a
-name of its own, such as `/submit (turned away)`, so that its times are not those of the answers.
+PHOTOS names a folder of JPEG or PNG files to post; without it, a picture is generated. An answer is correct if it
+is a 200 with the expected content. A 429 with `Retry-After` counts as a failure too, but under a name of its
+own, such as `/submit (turned away)`, so that its times are kept apart from those of the answers.
 """
 
 import math
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from locust import HttpUser, between, constant, tag, task
 
-# Petals and sepals of the three kinds of iris, and which it is.
+# Sepal and petal sizes of a flower of each of the three kinds of iris, and its kind.
 FLOWERS = [
     ((5.1, 3.5, 1.4, 0.2), "setosa"),
     ((6.0, 2.7, 4.1, 1.0), "versicolor"),
@@ -29,7 +29,7 @@ COLUMNS = ("sepal_length", "sepal_width", "petal_length", "petal_width")
 
 
 def png(width, height, channels, pixel):
-    """A PNG file of what `pixel(x, y)` says: one byte for each channel."""
+    """A PNG file of the pixels that `pixel(x, y)` returns, one byte per channel."""
 
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -40,7 +40,7 @@ def png(width, height, channels, pixel):
 
 
 def made_photo(width=320, height=240):
-    """Soft colours with some grain, about as large as a photo of that size."""
+    """Soft colours with some grain; the file is about as large as that of a photo of the same size."""
     grain = random.Random(1)
 
     def pixel(x, y):
@@ -63,7 +63,7 @@ def seven():
 
 
 def photos():
-    """Name, content and media type of each picture that there is."""
+    """Name, content and media type of each picture."""
     if folder := os.environ.get("PHOTOS"):
         kinds = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png"}
         files = [file for file in sorted(Path(folder).iterdir()) if file.suffix.lower() in kinds]
@@ -93,7 +93,7 @@ def judge(answer, wanted):
 
 
 class PhotoUser(HttpUser):
-    """Uploads a photo by the page's form, and looks at the answer before the next one."""
+    """Uploads a photo through the page's form, and looks at the answer before the next one."""
 
     wait_time = between(0.5, 1.5)
 
@@ -120,7 +120,7 @@ class DigitUser(HttpUser):
 
 
 class FlowerUser(HttpUser):
-    """Asks which iris has these measurements."""
+    """Has an iris classified by its measurements."""
 
     wait_time = between(0.05, 0.15)
 
@@ -134,7 +134,7 @@ class FlowerUser(HttpUser):
 
 
 class PageUser(HttpUser):
-    """Looks at the page."""
+    """Loads the page and its script."""
 
     wait_time = between(1, 3)
 

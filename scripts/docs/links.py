@@ -1,8 +1,8 @@
-"""Checks every link of the documents: files and headings that are linked to are there, and the book leaves out no page.
+"""Checks every link of the documents: linked files and headings exist, and the book leaves out no page.
 
     python3 scripts/docs/links.py
 
-Addresses elsewhere are not asked: what others do is no reason for this repository's tests to fail.
+External addresses are not checked: changes elsewhere must not fail this repository's tests.
 """
 
 import re
@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 CODE = re.compile(r"^ {0,6}```.*?^ {0,6}```|`[^`\n]*`", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\]]*\])*\]\(<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\)")
-# Pictures that stand in a document as HTML, because they come in light and dark.
+# Pictures embedded as HTML, because they come in a light and a dark version.
 PICTURE = re.compile(r"""<(?:img|source)\b[^>]*?\b(?:src|srcset)="([^"\s]+)\"""")
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 
@@ -33,7 +33,7 @@ def anchor(heading):
 
 
 def anchors(path):
-    """Every fragment of a document; headings of one text are numbered."""
+    """Every fragment of a document; repeated headings are numbered."""
     found, seen = set(), {}
     for heading in re.findall(r"^#{1,6}\s+(.*?)\s*#*$", re.sub(r"^ {0,3}```.*?^ {0,3}```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE), re.MULTILINE):
         name = anchor(heading)

@@ -1,10 +1,10 @@
 """Makes docs/reference from the programs and their sources, or checks that it is up to date.
 
     python3 scripts/docs/reference.py            writes the pages (after `cargo build --bins`)
-    python3 scripts/docs/reference.py --check    ends with 1 if a page is not what the code says
+    python3 scripts/docs/reference.py --check    exits with 1 if a page is out of date
 
 Flags come from `--help` of the built programs, which are looked for in target/debug (or $IMAGEFLEET_PROFILE). Routes, statuses,
-metrics, log events and keys come from the sources, where each stands in one place.
+metrics, log events and keys come from the sources, where each is defined in one place.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def source(path):
 
 
 def cell(text):
-    """`text` as a cell of a table: nothing in it ends the cell or begins an element."""
+    """`text` escaped as a table cell: nothing in it ends the cell or opens an element."""
     parts = text.replace("|", "\\|").strip().split("`")
     return "`".join(part.replace("<", "&lt;") if place % 2 == 0 else part for place, part in enumerate(parts))
 
@@ -66,10 +66,10 @@ class Section:
 
 
 def sections(text):
-    """What a help text says, without usage and examples."""
+    """The sections of a help text, without usage and examples."""
     found, entry = [], None
     lines = text.splitlines()
-    # Words behind the last section, such as examples, are no flags.
+    # Text after the last section, such as examples, is not a flag.
     for line in lines:
         if re.fullmatch(r"[A-Z][\w ,'-]*:", line):
             found.append(Section(line[:-1]))
@@ -102,7 +102,7 @@ def start_of(line, title):
 def described(entry):
     """Variable, default and meaning of a flag."""
     lines = [line for line in entry["text"] if line]
-    # The long form lists values one below the other, and wraps what is said about them.
+    # The long form lists values one per line, and wraps their descriptions.
     joined = " ".join("\n" + line if line.startswith(("- ", "[", "Possible values:")) else line for line in lines)
     variable = re.search(r"\[env: (\w+)=[^\]]*\]", joined)
     default = re.search(r"\[(default[^\]:]*): ([^\]]*)\]", joined)
@@ -152,7 +152,8 @@ def command_page(program, words=()):
             variable, default, meaning = described(entry)
             flag = f"`{entry['name']}{' ' + entry['value'] if entry['value'] else ''}`"
             rows.append((flag.replace("|", "\\|"), f"`{variable}`" if variable else "", cell(default or ""), cell(meaning)))
-        # A command that takes every setting of its program (balancer check, balancer healthcheck) names them once.
+        # A command that takes every setting of its program (balancer check, balancer healthcheck) refers to them
+        # instead of listing them again.
         every = settings(program) if words else set()
         if every and every <= {row[0] for row in rows}:
             rows = [row for row in rows if row[0] not in every]
@@ -170,7 +171,7 @@ def command_page(program, words=()):
 
 
 def flags(program, words=()):
-    """Every command of a program with the names of its flags, for the check of what documents say."""
+    """Every command of a program with the names of its flags, for checking what documents say."""
     parts = sections(help_of(program, words))
     names = {entry["name"] for part in parts if part.title != "Commands" for entry in part.entries}
     found = {(program, *words): names}
@@ -218,7 +219,7 @@ def balancer_metrics():
 
 
 def worker_metrics():
-    """The same of the worker."""
+    """The same for the worker."""
     text = re.sub(r"\s+", " ", source("worker/src/metrics.rs"))
     labels = {
         name: ", ".join(re.findall(r"(?:pub )?(\w+):", body))
@@ -249,7 +250,7 @@ def metrics_page():
 
 
 def wire_paths():
-    """The paths that both sides of a request name by a constant, with their documentation."""
+    """The paths that both sides of a request take from a constant, with their documentation."""
     text = source("wire/src/lib.rs")
     module = text[text.index("pub mod path") :]
     found = re.findall(r'((?:\s*///[^\n]*\n)+)\s*pub const (\w+): &str = "([^"]+)";', module[: module.index("\n}")])
@@ -278,7 +279,7 @@ def balancer_routes():
 
 
 def tf_serving_routes():
-    """The verbs of TF Serving, as the one reader of its paths has them."""
+    """The routes of TF Serving, by the verbs that the only parser of its paths knows."""
     text = source("message/src/tf_serving.rs")
     verbs = text[text.index("pub enum Verb {") :]
     verbs = re.findall(r"/// `([:/]\w+)`", verbs[: verbs.index("\n}")])
@@ -463,7 +464,7 @@ def keys(path, struct):
 
 
 def variants(path, name):
-    """The words that an enumeration of the manifest may have."""
+    """The values of an enumeration in the manifest, with their documentation."""
     text = source(path)
     match = re.search(rf"(#\[serde\([^\]]*\)\]\n)?pub enum {name} \{{\n(.*?)\n\}}", text, re.DOTALL)
     for doc, word in re.findall(r"((?:^    ///[^\n]*\n)+)(?:    #\[[^\]]*\]\n)*^    (\w+)", match[2], re.MULTILINE):

@@ -1,10 +1,10 @@
-"""Finds what others may build on and the last release had: flags, variables, metrics, routes, log messages, keys.
+"""Finds stable names of the last release that are gone: flags, variables, metrics, routes, log messages, keys.
 
-    python3 scripts/docs/stable.py           says what is gone since the last tag and is not in the changelog's newest section
+    python3 scripts/docs/stable.py           what is gone since the last tag and not in the changelog's newest section
     python3 scripts/docs/stable.py v0.2.0    the same since that tag
 
-The reference pages are made from the code, so those of the tag say what there was. Whatever is gone has to be named in the
-changelog; CONTRIBUTING.md says how long it has to work before.
+The reference pages are made from the code, so those of the tag state what existed. Whatever is gone must be named in
+the changelog; CONTRIBUTING.md states how long it must keep working first.
 """
 
 import re
@@ -21,13 +21,13 @@ def git(root, *words):
 
 
 def last_tag(root):
-    """The newest version that was released; nothing before the first."""
+    """The newest released version; `None` before the first."""
     tags = git(root, "tag", "--list", "v*", "--sort=-version:refname").split()
     return next((tag for tag in tags if "-" not in tag), None)
 
 
 def names(page, text):
-    """What a reference page lists, each with the heading that it stands under."""
+    """The names that a reference page lists, each with its heading."""
     heading = ""
     for line in text.splitlines():
         if line.startswith("#"):
@@ -39,7 +39,7 @@ def names(page, text):
             yield heading, cells[1]
         elif span := re.match(r"`([^`\s]+)", cells[0]):
             yield heading, span[1]
-            # Flags have a variable beside them.
+            # Flags have a variable in the next column.
             if variable := re.fullmatch(r"`([A-Z][A-Z_]+)`", cells[1]):
                 yield heading, variable[1]
 
@@ -58,15 +58,15 @@ def then(root, tag):
 
 
 def newest(changelog):
-    """The first section that says something."""
+    """The first section that lists anything."""
     sections = re.split(r"^## \[", changelog, flags=re.MULTILINE)[1:]
     return next((section for section in sections if re.search(r"^- ", section, re.MULTILINE)), "")
 
 
 def gone(root, tag):
-    """Names that the release had, and that neither the pages of today nor the newest section of the changelog have."""
+    """Names of the release that are in neither the current pages nor the newest section of the changelog."""
     changelog = newest((root / "CHANGELOG.md").read_text())
-    # A setting of every command is not gone because a page names it elsewhere.
+    # A setting of every command is not gone if its page still names it under another heading.
     left = listed(now(root))
     anywhere = {(page, name) for page, _, name in left}
     for page, heading, name in sorted(listed(then(root, tag)) - left):

@@ -1,4 +1,4 @@
-"""Times MobileNetV2 in this project and in other runtimes, turn by turn on one pinned core."""
+"""Times MobileNetV2 in this project and in other runtimes, in turn, on one pinned core."""
 
 import argparse
 import io
@@ -28,7 +28,7 @@ OURS = {
     "imagefleet f32, AVX2 only": ["--precision", "f32", "--isa", "avx2"],
 }
 BASE = "ONNX Runtime f32"
-# What runs where one image is not the point.
+# Rows that run for batches of several images and for the digit model.
 FEW = ["imagefleet auto", "imagefleet f32", BASE, "OpenVINO f32", "OpenVINO default"]
 
 
@@ -46,7 +46,7 @@ def arguments():
 
 
 def median_ms(run, seconds):
-    """Median of the passes of one turn, after one that does not count."""
+    """Median time of the passes of one turn, after one pass that does not count."""
     run()
     times, end = [], time.perf_counter() + seconds
     while time.perf_counter() < end or len(times) < 3:
@@ -57,7 +57,7 @@ def median_ms(run, seconds):
 
 
 def ours(worker, model, batch, flags, options):
-    """What one turn of `worker bench` says; the affinity of this process is inherited."""
+    """The report of one turn of `worker bench`, which inherits the affinity of this process."""
     command = [worker, "--log", "error", "bench", "--model", model, "--models", options.models, "--threads", "1"]
     command += ["--batch", str(batch), "--seconds", str(options.seconds), "--json", *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -110,7 +110,7 @@ def classify(worker, path, options):
 
 
 def scaling(worker, cores, options):
-    """Images per second of single-threaded processes on all of `cores` at once, over those of one alone."""
+    """Images per second of concurrent single-threaded processes on all of `cores`, relative to one alone."""
     command = [worker, "--log", "error", "bench", "--models", options.models, "--threads", "1", "--json"]
     command += ["--seconds", str(4 * options.seconds)]
 
@@ -141,7 +141,7 @@ class Table:
             self.bases.setdefault(section, BASE)
 
     def networks(self, section, model, batch, rows):
-        """Our rows and those of other runtimes for one network and batch; their callables by name."""
+        """Adds the rows of one network and batch, ours and other runtimes'; returns the latter's callables by name."""
         built, missing = rows
         for name, flags in OURS.items():
             if batch == 1 and model != "mnist" or name in FEW and (model != "mnist" or "f32" in name):
@@ -200,7 +200,7 @@ class Table:
 
 
 def check(built, x):
-    """The same network everywhere: float runtimes must agree on the logits."""
+    """Warns if float runtimes disagree on the logits: all must run the same network."""
     logits = {name: np.asarray(run(x)) for name, run in built.items() if name.endswith("f32")}
     for name, values in logits.items():
         difference = np.abs(values - logits.get(BASE, values)).max()
@@ -220,7 +220,7 @@ def main():
         table.digits()
         times = table.run()
     workers = scaling(table.worker, cores, options) if len(cores) == 2 else None
-    # What is said of the machine is not said of the one core.
+    # The record describes the whole machine, not the one core.
     os.sched_setaffinity(0, allowed)
     rows = []
     for section, name in table.turns:
@@ -232,7 +232,7 @@ def main():
     report(options, (weights, workers), rows, table)
 
 
-# Rows in the words of the tables of documents.
+# Names of rows in the tables of the documents.
 NAMES = {
     "imagefleet f16 (no AMX)": "imagefleet f16, without AMX",
     "imagefleet int8 (no AMX)": "imagefleet int8, without AMX",
@@ -242,7 +242,7 @@ NAMES = {
 
 
 def record(options, times, workers, table):
-    """The median of every turn of every row, into bench/results, and the ratios to each section's base."""
+    """Writes the median of every turn of every row to bench/results, and the ratios to each section's base."""
     kept = [row for row in table.turns if times[row]]
     settings = {"turns": options.rounds, "threads": 1, "auto": table.fastest or "not run"}
     result, ratios = (Result(name, command_line(), **settings) for name in ("inference", "inference-ratios"))

@@ -9,7 +9,7 @@ CONV, DEPTHWISE, ADD, MEAN, DENSE = range(5)
 
 
 class Writer:
-    """Collects tensors and operators, then writes them in the order that flatbuffers want."""
+    """Collects tensors and operators, then writes them in the order that flatbuffers require."""
 
     def __init__(self):
         self.builder = flatbuffers.Builder(16 << 20)
@@ -37,7 +37,7 @@ class Writer:
         return self.builder.EndVector()
 
     def options(self, kind, stride, relu6):
-        """The table of options of an operator, and the number of its type."""
+        """The options table of an operator, and the number of its type."""
         b = self.builder
         activation = tflite.ActivationFunctionType.RELU6 if relu6 else tflite.ActivationFunctionType.NONE
         if kind == MEAN:

@@ -56,13 +56,13 @@ def layers():
 
 
 def find_weights(models, model="mobilenet_v2"):
-    """The weights of the newest version in a model repository, or None."""
+    """The weights of the newest version in a model repository, or `None`."""
     versions = sorted(Path(models).glob(f"{model}/[0-9]*/weights.safetensors"), key=lambda p: int(p.parent.name))
     return versions[-1] if versions else None
 
 
 def load(path):
-    """Reads either layout; made-up weights of the usual size without a path."""
+    """Reads either layout; without a path, makes up weights of the usual size."""
     if path is None:
         rng = np.random.default_rng(0)
         draw = lambda *shape: rng.normal(0, (2 / np.prod(shape[1:])) ** 0.5, shape).astype(np.float32)

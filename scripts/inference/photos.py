@@ -4,9 +4,9 @@
     .venv-bench/bin/python scripts/inference/photos.py PHOTOS --megapixels 3 --mirror
 
 Each photo is enlarged and stored three times: baseline JPEG, lying on its side with an EXIF
-orientation, and progressive. `worker classify` labels the files in f32, as it is the decoding that is
-judged; the exact path beside it is Pillow (every pixel decoded, then resized) with ONNX Runtime in
-f32. Ends with 1 below 99 % of equal labels.
+orientation, and progressive. `worker classify` labels the files in f32, since it is the decoding that is
+under test. It is compared with the exact path: Pillow (every pixel decoded, then resized) with ONNX
+Runtime in f32. Exits with 1 if fewer than 99 % of the labels are equal.
 """
 
 import argparse

@@ -129,7 +129,7 @@ def litert(network, batch, folder):
 
 
 def build(network, batch, skip, folder, only=None):
-    """Name to callable, in the order of the table; what cannot be built is named with its reason."""
+    """Callables by name, in the order of the table, and the reasons for those that cannot be built."""
     model = to_onnx(network, batch)
     int8 = None if "int8" in skip or only else quantised(model, batch)
     builders = {
@@ -163,6 +163,6 @@ def build_each(builders, skip):
             continue
         try:
             runtimes[name] = builder()
-        except Exception as error:  # a runtime that is not for this machine must not stop the others
+        except Exception as error:  # a runtime that does not support this machine must not stop the others
             missing[name] = f"{type(error).__name__}: {error}".splitlines()[0]
     return runtimes, missing

@@ -1,4 +1,4 @@
-"""CPU time per request and tail latency of the balancer beside HAProxy and nginx, in one interleaved run.
+"""CPU time per request and tail latency of the balancer, HAProxy and nginx, in one interleaved run.
 
 CPU time per request (user and system time of the proxy / requests) is the figure that holds on a
 shared machine: a proxy that takes half the time serves twice the requests from the same core. The
@@ -30,7 +30,7 @@ class Released(Imagefleet):
 
 
 class Logging(Imagefleet):
-    """The balancer with an access log, of which it has none unless it is asked for; nor have the others."""
+    """The balancer with an access log. Without the flag it writes none, and neither do the others."""
 
     name = "imagefleet with an access log"
 
@@ -73,7 +73,7 @@ def drive(folder, proxy, workload, seconds, pause_ms=0):
 
 def at_rate(folder, proxy, rate, seconds, pauses):
     """p99 of small GETs at `rate`, within 2 %: half a burst more or less is all that the tail shows. The pause that
-    gave it goes into `pauses`, where the next run of this proxy begins."""
+    gave it goes into `pauses`, as the start of the next run of this proxy."""
     for _ in range(6):
         pause = pauses.setdefault(proxy, CONNECTIONS / rate * 1e3)
         run = drive(folder, proxy, GET, seconds, pause)
@@ -116,7 +116,7 @@ def table(runs, peak, names):
 
 
 def record(runs, options, names):
-    """Every run into bench/results."""
+    """Writes every run to bench/results."""
     names = {name: name for name in names} | {"haproxy": "HAProxy"}
     versions = {"HAProxy": version(["haproxy", "-v"]), "nginx": version(["nginx", "-v"])}
     result = Result("proxies", command_line(), **versions, threads=1, rounds=options.rounds)
@@ -145,7 +145,7 @@ def main():
         folder = Path(name)
         Imagefleet.extra = options.balancer
         Released.extra = options.balancer
-        # What scripts/release-build.sh has printed.
+        # The folder that scripts/release-build.sh printed.
         Released.programs = Path(os.environ["RELEASED_PROGRAMS"]).resolve() if "RELEASED_PROGRAMS" in os.environ else None
         Logging.extra = ["--access-log", str(folder / "access.log"), *options.balancer]
         ports = [free_port(), free_port()]

@@ -1,11 +1,11 @@
-"""Two builds of the balancer beside each other in one interleaved run: what a change costs per request.
+"""Two builds of the balancer side by side in one interleaved run: what a change costs per request.
 
-    python3 scripts/proxylab/builds.py before=FOLDER after=FOLDER              each folder holds a `balancer`
+    python3 scripts/proxylab/builds.py before=FOLDER after=FOLDER              each folder contains a `balancer`
     python3 scripts/proxylab/builds.py own=A hyper=B --record upstream-codec   figures go to bench/results
 
-Each round runs both, one second a time, in turn; the ratio is the median of the rounds' own ratios, since a shared
-machine changes its speed from second to second but rarely within one. Memory is what the process has more with 250
-requests at a worker than before them.
+Each round runs both in turn, for one second each; the ratio is the median of the rounds' own ratios, since a shared
+machine changes its speed from second to second but rarely within one. Memory is how much the process grows when 250
+requests are at a worker.
 """
 
 import argparse
@@ -22,13 +22,13 @@ from proxies import Imagefleet, free_port, run, trivial_upstreams, wait_until
 
 HELD = 250
 REQUEST = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}"
-# To every question, that for its models among them.
+# The body of every answer, including that to the request for its models.
 MODELS = b'[{"name": "m", "version": "1", "state": "READY"}]'
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(MODELS), MODELS)
 
 
 class Holder:
-    """A worker that answers when it is told to, in a thread of its own."""
+    """A worker that holds its answers until `release`, in a thread of its own."""
 
     def __init__(self):
         self.held, self.port = 0, free_port()
@@ -56,7 +56,7 @@ class Holder:
 
 
 def resident(proxy):
-    """Kilobytes that its processes have in memory."""
+    """Kilobytes of resident memory of its processes."""
     status = (Path(f"/proc/{pid}/status").read_text() for pid in proxy.pids())
     return sum(int(re.search(r"VmRSS:\s+(\d+)", one)[1]) for one in status)
 
@@ -73,7 +73,7 @@ async def answered(streams):
 
 
 def memory(folder, kind):
-    """Kilobytes per request that is at its worker."""
+    """Kilobytes per request that is at the worker."""
     holder = Holder()
     proxy = kind(folder, [f"127.0.0.1:{holder.port}"], pin=0)
     proxy.extra = [*kind.extra, "--max-in-flight", HELD]

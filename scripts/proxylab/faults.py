@@ -27,7 +27,7 @@ from record import Result, command_line  # noqa: E402
 
 @dataclass
 class Plan:
-    """How hard and how long the load is."""
+    """Rate and duration of the load."""
 
     rate: float = 500  # requests/s
     before: float = 2  # seconds before the fault
@@ -80,7 +80,7 @@ class Worker:
 
 
 class Scene:
-    """Four workers, one proxy, and the load; a fault is an async function of it."""
+    """Four workers, one proxy, and the load; a fault is an async function that takes a scene."""
 
     def __init__(self, folder, kind):
         shutil.copytree(ROOT / "models", folder / "models", dirs_exist_ok=True)
@@ -163,7 +163,7 @@ async def rename(scene):
 
 
 FAULTS = {f.__name__: f for f in (kill, freeze, fail, drain, roll, restart, swap, rename)}
-# nginx follows no SRV records, and HAProxy no name server that it was not configured for.
+# nginx does not follow SRV records, and HAProxy only asks name servers that it was configured with.
 ONLY_OURS = {"rename"}
 
 
@@ -215,7 +215,7 @@ def trial(kind, name, plan):
                 failing.wait()
 
 
-# Faults by their function, in the words of the tables.
+# Names of the faults in the tables, by function.
 WORDS = {
     "kill": "kill -9 of a worker, started again five seconds later",
     "freeze": "SIGSTOP of a worker",
@@ -229,7 +229,7 @@ WORDS = {
 
 
 def record(results, plan):
-    """What every proxy did about every fault, into bench/results."""
+    """Writes the result of every proxy and fault to bench/results."""
     names = {"imagefleet": "imagefleet", "haproxy": "HAProxy", "nginx": "nginx"}
     versions = {"HAProxy": version(["haproxy", "-v"]), "nginx": version(["nginx", "-v"])}
     load = f"{plan.rate:g}/s for {plan.before + plan.after:g} s"

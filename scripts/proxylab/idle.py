@@ -1,10 +1,10 @@
-"""What 10,000 clients that asked once and stay cost in memory: the balancer beside HAProxy and nginx.
+"""What 10,000 clients that stay connected after one request cost in memory: the balancer, HAProxy and nginx.
 
     python3 scripts/proxylab/idle.py                     a minute; figures go to bench/results
     python3 scripts/proxylab/idle.py --clients 2000      a quick look
 
-Each proxy is started anew for each round, has one thread, and forwards one small GET for each client. Its resident
-memory is read three seconds after the last answer; the peak is the kernel's own.
+Each proxy is started afresh for each round, has one thread, and forwards one small GET per client. Its resident
+memory is read three seconds after the last answer; the peak is the kernel's figure.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def megabytes(proxy, field):
 
 
 def costs(proxy, clients):
-    """The proxy's memory when all of its clients are idle, and at its peak before."""
+    """The proxy's memory when all of its clients are idle, and its peak until then."""
     connections = []
     try:
         for _ in range(clients):

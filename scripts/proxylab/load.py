@@ -1,8 +1,8 @@
-"""An open-loop load generator of a few hundred requests per second that forgets nothing.
+"""An open-loop load generator for a few hundred requests per second that records every outcome.
 
-Requests leave at their scheduled instants whatever happened to the earlier ones. A failure is all a
-client can see: no connection, a closed or reset connection, a status other than 200, no answer in
-time. Nothing is retried.
+Requests leave at their scheduled instants whatever happened to the earlier ones. A failure is anything that
+a client can see: no connection, a closed or reset connection, a status other than 200, no answer in time.
+Nothing is retried.
 """
 
 import asyncio
@@ -78,7 +78,7 @@ class Load:
     async def _connection(self):
         while self._idle:
             reader, writer = self._idle.pop()
-            # A connection that the server has closed meanwhile is not one that a client would use.
+            # A client would not use a connection that the server has closed meanwhile.
             if not reader.at_eof() and not writer.is_closing():
                 return reader, writer
             writer.close()

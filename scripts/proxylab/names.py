@@ -8,7 +8,7 @@ A, SRV, TTL = 1, 33, 1
 
 
 class NameServer:
-    """Answers SRV questions with `ports`, and questions for addresses with 127.0.0.1."""
+    """Answers SRV queries with `ports`, and address queries with 127.0.0.1."""
 
     def __init__(self, ports):
         self.ports = list(ports)

@@ -1,9 +1,9 @@
-"""Goodput beyond saturation: what a fleet still gets done under three times the load that it can serve.
+"""Goodput beyond saturation: what a fleet still completes under three times the load that it can serve.
 
 Four workers with one server each take 20 ms per request, so the fleet saturates at 200 per second. Each
-client waits one second and says so in its deadline (or, with `--untold`, just hangs up); an answer
+client waits for one second and sends that as its deadline (or, with `--untold`, just hangs up); an answer
 that comes later is worth nothing.
-A balancer that lets everything in has its workers busy with requests that no client waits for any
+A balancer that admits everything keeps its workers busy with requests that no client is waiting for any
 more; one that queues until the deadline hands over requests with no time left. The goodput of each
 step is the rate of answers in time; at three times the saturating rate it should be at least 95 %
 of the best step. Workers are timers (`queueing.py`), so that all of it fits on two cores.
@@ -40,7 +40,7 @@ def request(is_told):
 
 
 def step(proxy, rate, seconds, raw):
-    """Poisson arrivals at `rate`; what came back in time, per second, and everything else by kind."""
+    """Poisson arrivals at `rate`: the rate of answers in time, and every outcome by kind."""
     rng = random.Random(rate)
     times = accumulate(rng.expovariate(rate) for _ in range(int(rate * (seconds + WARM_UP))))
     load = Load("127.0.0.1", proxy.port, b"", rate, timeout=PATIENCE)
@@ -74,7 +74,7 @@ def climb(kind, upstreams, options):
 
 
 def record(results, options):
-    """Goodput at its peak and beyond, into bench/results."""
+    """Writes the goodput at its peak and beyond saturation to bench/results."""
     result = Result("overload", command_line(), seconds_per_step=options.seconds)
     beyond = f"{STEPS[-1]:g} times saturation"
     for name, steps in results.items():

@@ -1,4 +1,4 @@
-"""Tail latency of every policy under uneven work, beside HAProxy and nginx.
+"""Tail latency of every policy under uneven work, compared with HAProxy and nginx.
 
 Nine requests in ten take 2 ms, the tenth takes 40 ms, and four workers with one server each are kept
 busy to 80 %. Arrivals are Poisson and the same for every row; latency counts from the scheduled
@@ -62,7 +62,7 @@ def variants():
 
 
 def record(results, options):
-    """The quantiles of every trial, into bench/results."""
+    """Writes the quantiles of every trial to bench/results."""
     result = Result("policies-timers", command_line(), trials=options.trials, seconds=options.seconds)
     for place, what in enumerate(("median latency", "90th percentile", "99th percentile")):
         for name, trials in results.items():

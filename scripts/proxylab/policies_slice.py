@@ -1,10 +1,11 @@
 """Tail latency of the policies under mixed sizes, with workers that compute.
 
-A slice of four workers, each MobileNetV2 on a quarter of a core, one photo at a time: nine requests in
-ten hold one photo, the tenth twenty of them, in an order drawn once. What a request costs the workers in an open loop that
-they follow with ease tells how many would keep them busy; then each policy gets the same Poisson arrivals at 80 % of that,
-switched in the running balancer, in every trial in another order. The quantiles are those of all requests of a policy's
-trials: one trial alone has few beyond its p99. Needs root and `cargo build --release`.
+A slice of four workers, each running MobileNetV2 on a quarter of a core, one photo at a time: nine requests in
+ten contain one photo, the tenth contains twenty, in an order drawn once. The cost of a request in an open loop that
+the workers keep up with easily gives the rate that would keep them busy. Each policy then gets the same Poisson
+arrivals at 80 % of that rate; policies are switched in the running balancer, in a different order in every trial.
+Quantiles are over all requests of a policy's trials, since one trial alone has few beyond its p99. Needs root and
+`cargo build --release`.
 """
 
 import argparse
@@ -35,7 +36,7 @@ ROUTE = "/v1/models/mobilenet_v2:predict"
 
 
 def bodies(photo):
-    """Lines of JSON: predictions of one photo, and in places that are drawn of twenty."""
+    """Lines of JSON: predictions of one photo, and of twenty at places drawn at random."""
     rng = random.Random(1)
     instance = json.dumps({"b64": base64.b64encode(photo).decode()})
     line = {n: '{"instances": [%s]}\n' % ", ".join([instance] * n) for n in (1, HEAVY)}
@@ -44,7 +45,7 @@ def bodies(photo):
 
 
 def one_at_a_time(models, copy):
-    """A repository with the photo model in it, without batches: twenty photos take twenty times as long."""
+    """A repository with the photo model, without batching: twenty photos take twenty times as long."""
     shutil.copytree(models / "mobilenet_v2", copy / "mobilenet_v2")
     for manifest in copy.glob("*/*/model.toml"):
         manifest.write_text(re.sub(r"(?m)^max_batch_size = .*", "max_batch_size = 1", manifest.read_text()))
@@ -99,7 +100,7 @@ class Slice:
     def load(self, *flags):
         out = self.folder / str(len(self.runs) + 1)
         sent = ["--workload", self.folder / "bodies.jsonl", "--route", ROUTE, "--out", out, "--json"]
-        # A verdict of INVALID fails; what counts here is in the summary.
+        # The command fails on a verdict of INVALID; what counts here is in the summary.
         warm_up = [] if "--warm-up" in flags else ["--warm-up", "5s"]
         command = ["load", "--log", "warn", *warm_up, *sent, *flags]
         self.call("slice", "run", *self.flags, "--", *command, check=False)
@@ -107,7 +108,7 @@ class Slice:
         return self.runs[-1]
 
     def worker_seconds(self):
-        """Processor time of all workers until now."""
+        """Processor time of all workers so far."""
         spaces = [f"fleet.policies.server{number + 1}" for number in range(WORKERS)]
         found = (subprocess.run(["ip", "netns", "pids", one], capture_output=True, text=True, check=True).stdout for one in spaces)
         return cpu_seconds([int(pid) for pids in found for pid in pids.split()])
@@ -117,8 +118,8 @@ class Slice:
 
 
 def capacity(slice_, options):
-    """Requests per second that would keep the workers busy. A closed loop would tell of more: with work for both
-    processors at any time, a quota is exceeded by what each of them was given in advance."""
+    """Requests per second that would keep the workers busy. A closed loop would report more: with work for both
+    processors at any time, a quota is exceeded by what each of them was granted in advance."""
     slice_.policy("p2c")
     most = slice_.load("--arrivals", "closed", "--users", "64", "--duration", "15s").throughput
     before = slice_.worker_seconds()
@@ -145,7 +146,7 @@ def measure(slice_, options):
 
 
 def record(latencies, runs):
-    """The quantiles of all trials of a policy together, into bench/results."""
+    """Writes the quantiles over all trials of a policy to bench/results."""
     requests = f"{len(latencies['random']):,}"
     result = Result("policies", command_line(), requests_per_policy=requests)
     result.judge(run.summary for run in runs)

@@ -1,9 +1,9 @@
-"""What a small GET costs the balancer by the protocol that its client speaks, in one interleaved run.
+"""What a small GET costs the balancer, by the protocol of its client, in one interleaved run.
 
     python3 scripts/proxylab/protocols.py                a minute and a half; figures go to bench/results
     python3 scripts/proxylab/protocols.py --rounds 1     a quick look
 
-Two balancers of one thread take them, one with a certificate; h2load (package nghttp2-client) asks from the other core.
+Two single-threaded balancers take them, one with a certificate; h2load (package nghttp2-client) runs on the other core.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from bench import Result, command_line
 from proxies import Imagefleet, answers, cpu_seconds, free_port, run, trivial_upstreams, wait_until
 
 CLIENTS, STREAMS = 8, 8
-# How a client speaks: its flags for h2load, and whether it is encrypted.
+# The flags of h2load for each protocol, and whether it is encrypted.
 PROTOCOLS = {
     "HTTP/1.1": (["--h1", f"--clients={CLIENTS * STREAMS}"], False),
     "HTTP/1.1 over TLS": (["--h1", f"--clients={CLIENTS * STREAMS}"], True),
@@ -51,7 +51,7 @@ def drive(proxy, flags, address, seconds):
     done, failed = (int(re.search(rf"(\d+) {word}", output)[1]) for word in ("succeeded", "failed"))
     if failed or not done:
         raise RuntimeError(f"{address}: {output}")
-    # The second of warming up is in what the proxy has spent and not in what h2load counts.
+    # The proxy's time includes the second of warm-up, which h2load does not count.
     return spent / (done * (seconds + 1) / seconds) * 1e6
 
 

@@ -1,8 +1,8 @@
 """The balancer, HAProxy and nginx as processes with one thread each, in front of the same upstreams.
 
-All three are set up as a careful operator would for this work: random choice, kept connections on
-both sides, active health checks where the program has them, one retry on another server. What the
-benchmark and the fault run compare is therefore the programs and not their defaults.
+All three are set up as a careful operator would for this work: random choice, keep-alive on
+both sides, active health checks where the program has them, one retry on another server. The
+benchmark and the fault run therefore compare the programs and not their defaults.
 """
 
 import contextlib
@@ -53,7 +53,7 @@ def cpu_seconds(pids):
 
 
 def kernel_seconds(pids):
-    """What of it was spent in the kernel, and all of it, as the kernel counts both by its clock."""
+    """System time of the processes, and user and system time together, as the kernel counts them in clock ticks."""
     times = [Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13] for pid in pids]
     user, system = (sum(int(time[place]) for time in times) / os.sysconf("SC_CLK_TCK") for place in (0, 1))
     return system, user + system
@@ -100,7 +100,7 @@ class Proxy:
 class Imagefleet(Proxy):
     name = "imagefleet"
     extra = ()
-    # Where its program is; nothing for what `cargo build` made.
+    # The folder of its program; `None` for the one that `cargo build` made.
     programs = None
 
     def start(self):
@@ -256,7 +256,7 @@ def children(pid):
 
 
 def trivial_upstreams(folder, ports, pin=None):
-    """nginx that answers every request at once, ready for the probes of all three."""
+    """An nginx that answers every request immediately, including the probes of all three proxies."""
     folder = Path(folder) / "upstream"
     folder.mkdir(parents=True, exist_ok=True)
     listens = "\n".join(f"    listen 127.0.0.1:{port};" for port in ports)
@@ -288,7 +288,7 @@ http {{
 
 
 def run(main):
-    """Runs a measurement; a program that failed is told in a line."""
+    """Runs a measurement, and reports a program that failed in one line."""
     try:
         main()
     except subprocess.CalledProcessError as error:

@@ -2,8 +2,8 @@
 
 `POST /predict?ms=40` is answered 40 ms after the requests before it are done. It waits instead of
 computing, so that four of them are really four servers on a machine of two cores. It reports its
-queue as real workers do (`endpoint-load-metrics`), with a second argument also how much it does at a
-time, and as they do it begins nothing that has waited longer than `x-imagefleet-timeout-ms`.
+queue as real workers do (`endpoint-load-metrics`), and with a second argument also its concurrency.
+Like them, it starts nothing that has waited longer than `x-imagefleet-timeout-ms`.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""A real browser: one for each way to look at a page, kept for all tests of a session."""
+"""Real browsers, one with JavaScript and one without, shared by all tests of a session."""
 
 import json
 import shutil
@@ -30,12 +30,12 @@ QUIET = [
     "--use-fake-ui-for-media-stream",
 ]
 AXE = Path(__file__).parent / "page" / "node_modules" / "axe-core" / "axe.min.js"
-# WCAG 2.2 AA, and what the tool's makers recommend besides.
+# WCAG 2.2 AA, plus the best practices that axe's makers recommend.
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 
 
 class Browser:
-    """A browser and what tests do with it."""
+    """A browser and the operations that tests need."""
 
     def __init__(self, javascript):
         options = webdriver.ChromeOptions()
@@ -51,7 +51,7 @@ class Browser:
         """Shows a page in a window of this size, with these preferences set."""
         features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         features.append({"name": "forced-colors", "value": "active" if forced else "none"})
-        # Nothing glides: what is clicked stays where it was found.
+        # No animations: an element stays where it was found until it is clicked.
         features.append({"name": "prefers-reduced-motion", "value": "reduce"})
         features += [{"name": name, "value": value} for name, value in media]
         self.command("Emulation.setEmulatedMedia", media="", features=features)
@@ -79,7 +79,7 @@ class Browser:
         return self.driver.execute_script(text, *arguments)
 
     def until(self, condition, what, seconds=20):
-        """The first true value of `condition`, which may look for what the page is about to replace."""
+        """The first true value of `condition`, which may look for elements that the page is about to replace."""
         ignored = [NoSuchElementException, StaleElementReferenceException]
         wait = WebDriverWait(self.driver, seconds, poll_frequency=0.05, ignored_exceptions=ignored)
         return wait.until(lambda _: condition(), what)
@@ -98,7 +98,7 @@ class Browser:
         return self.text("#answer .label", expected)
 
     def is_in_view(self, selector):
-        """Whether all of it can be seen without scrolling."""
+        """Whether the whole element is visible without scrolling."""
         return self.script(
             """
             const {top, bottom, left, right} = document.querySelector(arguments[0]).getBoundingClientRect();
@@ -108,15 +108,15 @@ class Browser:
         )
 
     def focused(self):
-        """The id of what has the focus."""
+        """The id of the focused element."""
         return self.script("return document.activeElement?.id ?? ''")
 
     def complaints(self):
-        """What the browser's console has to say, above all about the content security policy."""
+        """Messages in the browser's console, above all about the content security policy."""
         return [line["message"] for line in self.driver.get_log("browser") if "favicon" not in line["message"]]
 
     def violations(self):
-        """What axe finds wrong with the page as it is."""
+        """What axe finds wrong with the page in its current state."""
         if not AXE.exists():
             pytest.skip("SKIPPED: no axe-core (npm ci --prefix tests/e2e/page)")
         self.script(AXE.read_text())

@@ -18,14 +18,14 @@ TARGET = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / PROFILE
 
 @pytest.fixture(scope="session")
 def running():
-    """The programs that tests have started and that must still end."""
+    """Programs that tests have started and that are still to be stopped."""
     programs = []
     yield programs
     end(programs)
 
 
 def end(programs, first=0):
-    """Ends all programs from one on, together, and sees that none of them panicked."""
+    """Stops all programs from index `first` on, together, and checks that none of them panicked."""
     ending, programs[first:] = programs[first:], []
     for program in ending:
         program.process.terminate()
@@ -36,7 +36,7 @@ def end(programs, first=0):
 
 @pytest.fixture(scope="session")
 def start(running, tmp_path_factory):
-    """Starts a program of this workspace; it ends with the test or the fixture of a file that started it."""
+    """Starts a program of this workspace; it stops with the test, or with the file whose fixture started it."""
 
     def start(name, *arguments, within=()):
         log = tmp_path_factory.mktemp(name) / "stderr.log"
@@ -55,7 +55,7 @@ def _programs_end_with_their_file(running):
 
 @pytest.fixture(autouse=True)
 def _programs_end_with_their_test(running):
-    # What the fixtures of the whole file need has been started before.
+    # Programs that fixtures of the whole file need have been started before this.
     first = len(running)
     yield
     end(running, first)
@@ -63,7 +63,7 @@ def _programs_end_with_their_test(running):
 
 @pytest.fixture(scope="module")
 def recorder():
-    """An upstream that keeps what it is sent, of one test file."""
+    """An upstream that records its requests, one per test file."""
     with Recorder() as recorder:
         yield recorder
 
@@ -113,7 +113,7 @@ def picture(tmp_path):
 
 @pytest.fixture(scope="session")
 def photo_models(tmp_path_factory):
-    """A model repository with MobileNetV2 in it, by `worker pull --from`."""
+    """A model repository with MobileNetV2, added by `worker pull --from`."""
     weights = DATA / "mobilenet_v2" / "model.safetensors"
     if not weights.exists():
         pytest.skip("SKIPPED: IMAGEFLEET_TEST_DATA has no mobilenet_v2/model.safetensors")
@@ -125,7 +125,7 @@ def photo_models(tmp_path_factory):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Adds what was skipped to the list that `scripts/test.sh` prints and judges."""
+    """Adds the skipped tests to the list that `scripts/test.sh` prints and judges."""
     path = os.environ.get("IMAGEFLEET_SKIPS")
     if not path:
         return

@@ -1,4 +1,4 @@
-"""What documents tell people to type: blocks of commands with what they should print, and commands in sentences."""
+"""Commands that documents tell readers to type: blocks with their expected output, and commands in running text."""
 
 import re
 import shlex
@@ -13,23 +13,23 @@ PROGRAM = re.compile(r"^(?:sudo )?(?:[A-Z_]+=\S+ )*(?:\./)?(?:target/release/)?(
 
 @dataclass
 class Block:
-    """Lines that are typed one after the other; `how` says what a test does with them."""
+    """Lines that are typed in sequence; `how` says what a test does with them."""
 
     how: str
     text: str
 
     def expected(self):
-        """What stands behind the commands: `command    # this is printed`."""
+        """The outputs noted after commands: `command    # this is printed`."""
         return [match[1].strip() for match in re.finditer(r"\S.*?\s{3,}# (.*)$", self.text, re.MULTILINE)]
 
 
 def blocks(path):
-    """The blocks of a document that are for a shell."""
+    """The shell blocks of a document."""
     return [Block(how or "run", text) for how, _, text in BLOCK.findall(path.read_text())]
 
 
 def commands(path):
-    """Every call of one of our programs in a document, as words; what a placeholder stands for is left out."""
+    """Every invocation of one of our programs in a document, as words; what a placeholder stands for is left out."""
     for block, span in CODE.findall(path.read_text()):
         for line in re.sub(r"\\\n\s*", " ", block or span).splitlines():
             line = re.sub(r"\s{2,}.*$|\s+#.*$", "", line.strip())

@@ -1,8 +1,8 @@
-"""Docker engines of the tests' own, each in a network namespace of its own.
+"""Docker engines for the tests, each in its own network namespace.
 
-Nothing of the machine's network is touched and no port of it is taken: a test enters the engine's
-namespace and finds what the engine publishes on its loopback. Several engines are joined by a
-bridge in one more namespace. All of it ends with the test.
+The machine's network is not touched and none of its ports is taken: a test enters the engine's
+namespace and finds the published ports on its loopback interface. Several engines are joined by a
+bridge in one more namespace. All of it is removed with the test.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ _numbers = itertools.count(1)
 
 
 def skip_without_engine():
-    """Says loudly what is missing for an engine."""
+    """Skips loudly if something that an engine needs is missing."""
     if os.environ.get("IMAGEFLEET_DOCKER") == "0":
         pytest.skip("SKIPPED: no Docker engine is wanted (IMAGEFLEET_DOCKER=0)")
     if os.geteuid() != 0:
@@ -33,7 +33,7 @@ def skip_without_engine():
 
 
 def skip_without_stacks():
-    """Says loudly when Docker's command line is older than compose files without a version."""
+    """Skips loudly if Docker's command line is older than compose files without a version."""
     said = subprocess.run(["docker", "--version"], capture_output=True, text=True, check=False).stdout
     found = re.search(r"version (\d+)", said)
     if not found or int(found[1]) < 25:
@@ -49,7 +49,7 @@ def run(*command, **kwargs):
 
 @contextlib.contextmanager
 def inside(namespace):
-    """This thread, and those that it starts, are in a network namespace while the block lasts."""
+    """Moves this thread, and those that it starts, into a network namespace while the block lasts."""
     libc = ctypes.CDLL(None, use_errno=True)
 
     def enter(path):
@@ -66,7 +66,7 @@ def inside(namespace):
 
 
 class Network:
-    """A bridge between engines, in a namespace of its own."""
+    """A bridge between engines, in its own namespace."""
 
     def __init__(self):
         self.name = f"fleet-switch-{os.getpid()}-{next(_numbers)}"
@@ -76,7 +76,7 @@ class Network:
         run("ip", "-n", self.name, "link", "set", "bridge", "up")
 
     def join(self, namespace):
-        """The address that the namespace has in the network from now on."""
+        """Connects a namespace to the network and returns its address."""
         self._engines += 1
         port = f"port{self._engines}"
         address = f"10.231.7.{self._engines}"
@@ -91,7 +91,7 @@ class Network:
 
 
 class Engine:
-    """A running engine with data of its own."""
+    """A running engine with its own data."""
 
     def __init__(self, folder, network=None):
         self.name = f"fleet-engine-{os.getpid()}-{next(_numbers)}"
@@ -120,7 +120,7 @@ class Engine:
             time.sleep(0.1)
 
     def docker(self, *arguments):
-        """What a `docker` command prints."""
+        """The output of a `docker` command."""
         return run("docker", *arguments, env=self.environment)
 
     def inspect(self, name, kind="container"):
@@ -138,6 +138,6 @@ class Engine:
             self._daemon.kill()
             self._daemon.wait()
         run("ip", "netns", "delete", self.name)
-        # The images, which are of no use when a test has failed; the log stays.
+        # Removes the images, which are of no use when a test has failed; the log stays.
         for data in ("data", "exec"):
             shutil.rmtree(self._folder / data, ignore_errors=True)

@@ -1,6 +1,6 @@
 """Starts and watches the real programs: a balancer with spawned workers, or a worker alone.
 
-Every wait is for a condition and bounded in time; every process is ended with its fixture.
+Every wait is for a condition and bounded in time; every process is stopped with its fixture.
 """
 
 import os
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "bench"))
 from record import megabytes  # noqa: E402
 
-# Data that is too large for the repository; tests that want it are skipped without.
+# Data that is too large for the repository; tests that need it are skipped without it.
 DATA = Path(os.environ.get("IMAGEFLEET_TEST_DATA") or ROOT / "no-test-data")
 
 
@@ -35,7 +35,7 @@ def eventually(condition, seconds, what):
 
 
 def alive(process):
-    """Whether a process has not ended; it may end, and be gone, while it is asked."""
+    """Whether a process is still running; it may end, and disappear, during the check."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -43,7 +43,7 @@ def alive(process):
 
 
 class Program:
-    """A child process that says `listening on [http://]ADDRESS` on stdout once it accepts requests."""
+    """A child process that prints `listening on [http://]ADDRESS` on stdout once it accepts requests."""
 
     def __init__(self, command, log):
         self.log = log
@@ -78,7 +78,7 @@ class Program:
         return [child for child in psutil.Process(self.process.pid).children(recursive=True) if alive(child)]
 
     def peak_memory(self):
-        """The most resident memory so far, in MB, of this process and of its hungriest worker."""
+        """Peak resident memory so far, in MB, of this process and of its largest worker."""
         return peak_memory(self.process.pid), max((peak_memory(w.pid) for w in self.workers()), default=0)
 
     def stop(self):
@@ -92,7 +92,7 @@ class Program:
 
 
 def peak_memory(pid):
-    """The most resident memory of a process so far, in MB."""
+    """Peak resident memory of a process so far, in MB."""
     return _status(pid, "VmHWM")
 
 
@@ -107,7 +107,7 @@ def _status(pid, field):
 
 
 class Threads:
-    """Runs the same work on several threads while a `with` block lasts; the work ends on `ending`."""
+    """Runs the same work on several threads while a `with` block lasts; the work stops when `ending` is set."""
 
     def __init__(self, count, work, *arguments):
         self.ending = threading.Event()

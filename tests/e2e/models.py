@@ -26,7 +26,7 @@ def write_line(models, name, version, slope, offset):
 
 
 def copy_shipped(models, *names):
-    """Takes models of the repository over."""
+    """Copies models from the repository."""
     for name in names:
         shutil.copytree(ROOT / "models" / name, models / name)
     return models

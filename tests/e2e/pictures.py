@@ -1,4 +1,4 @@
-"""Pictures that the tests draw themselves: digits as strokes of a pen, and files that are no pictures."""
+"""Pictures that the tests draw themselves: digits as pen strokes, and files that are not pictures."""
 
 import functools
 import io

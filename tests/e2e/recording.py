@@ -1,4 +1,4 @@
-"""An upstream that writes down every byte it is sent, and judges whether each request is clean."""
+"""An upstream that records every byte it receives and checks whether each request is clean."""
 
 import re
 import socketserver
@@ -19,7 +19,7 @@ class Request:
         return [value for key, value in self.fields if key.lower() == name]
 
     def faults(self):
-        """Everything that another parser could read in another way."""
+        """Everything that another parser could read differently."""
         if not re.fullmatch(rb"[A-Z]+ [!-~]+ HTTP/1\.1", self.line):
             yield f"request line {self.line}"
         for row in self.head.split(b"\r\n")[1:]:
@@ -41,7 +41,7 @@ class Request:
 
 
 class Recorder(socketserver.ThreadingTCPServer):
-    """Answers `"7"` to everything; `requests` has what came, probes left out."""
+    """Answers `"7"` to everything; `requests` has the requests received, without probes."""
 
     allow_reuse_address = daemon_threads = True
     request_queue_size = 512
@@ -53,7 +53,7 @@ class Recorder(socketserver.ThreadingTCPServer):
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def handle_error(self, request, client_address):
-        """A proxy may hang up at any moment; what it sent is on record."""
+        """A proxy may hang up at any moment; its requests are recorded all the same."""
 
 
 class Connection(socketserver.StreamRequestHandler):

@@ -1,8 +1,8 @@
 """Runs profile.py as CloudLab does and prints its request: run_profile.py PROFILE [--NAME VALUE]…
 
-The geni-lib that PyPI has was written for Python 2; CloudLab runs its own newer one. Two places
-keep the old one from running here, and are set right before the profile is: print statements in its
-portal module, and a request that is written as bytes to a text stream.
+The geni-lib on PyPI was written for Python 2; CloudLab runs its own newer one. Two places keep the
+old one from running here and are patched before the profile runs: print statements in its portal
+module, and a request that is written as bytes to a text stream.
 """
 
 import importlib.util

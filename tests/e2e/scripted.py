@@ -1,4 +1,4 @@
-"""A worker that answers as a test says: what a page does with rare answers needs no model that gives them."""
+"""A worker that answers as a test says, so that rare answers need no model that gives them."""
 
 import json
 import threading
@@ -21,7 +21,7 @@ def prediction(label, confidence=0.97, **more):
 
 
 class ScriptedWorker(ThreadingHTTPServer):
-    """`answer` is what it says to a picture: a status and JSON. `bodies` has what came; `most` is how many came at a time."""
+    """`answer` is its response, a status and JSON; `bodies` has the requests, `most` their peak concurrency."""
 
     daemon_threads = True
 
@@ -45,7 +45,7 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def log_message(self, *_):
-        """Nobody reads it."""
+        """Logs nothing."""
 
     def say(self, status, value):
         body = json.dumps(value).encode()

@@ -1,4 +1,4 @@
-"""Requests at a rate that does not depend on the answers, while something is changed."""
+"""Requests at a rate that is independent of the answers, while something is changed."""
 
 import contextlib
 import json
@@ -10,7 +10,7 @@ from conftest import TARGET
 
 
 class Seen:
-    """What became of the requests, after the block."""
+    """Outcomes of the requests, available after the block."""
 
     def __init__(self):
         self.summary = {}
@@ -30,9 +30,9 @@ class Seen:
 
 @contextlib.contextmanager
 def load(url, rate, folder, seconds=10):
-    """Asks for flowers while the block lasts, and for so many seconds at least; none may fail.
+    """Sends iris requests while the block lasts, and for at least `seconds`; none may fail.
 
-    What the block has been told goes on for two more seconds, so that its consequences are seen too.
+    The load continues for two seconds after the block, so that its consequences are seen too.
     """
     command = [TARGET / "client", "load", "--target", url, "--workload", "iris", "--rate", rate, "--json"]
     command += ["--warm-up", "0s", "--duration", "900s", "--out", folder, "--force"]

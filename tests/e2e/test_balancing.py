@@ -39,7 +39,7 @@ def test_500_posts_of_50_threads_are_answered_and_spread_evenly_over_4_workers(b
         assert len(counts) == 4, counts
         worst = max(abs(count - 125) for count in counts.values())
         print(f"per worker {sorted(counts.values())}, worst deviation {worst / sigma:.2f} sigma")
-        # A fair die passes 3 sigma four times in five hundred; twice in a row is no accident.
+        # A fair die exceeds 3 sigma four times in five hundred; twice in a row is no accident.
         if worst <= 3 * sigma:
             return
     raise AssertionError(f"further than 3 sigma from uniform twice: {counts}")
@@ -64,7 +64,7 @@ def test_the_answer_has_the_shape_that_the_client_asks_for(balancer):
 
 
 class Traffic(Threads):
-    """Threads that post without a pause and note every failure with the moment its request began."""
+    """Threads that post without a pause and record every failure with the time its request began."""
 
     def __init__(self, url, threads):
         self.failures, self.answers, self.endpoints = [], 0, Counter()
@@ -115,7 +115,7 @@ def test_a_process_that_is_gone_while_it_is_asked_is_not_alive():
     ended = subprocess.Popen(["sleep", "60"])
     process = psutil.Process(ended.pid)
     assert alive(process)
-    # What `is_running` would have said a moment before.
+    # What `is_running` would have returned a moment earlier.
     process.is_running = lambda: True
     ended.kill()
     eventually(lambda: not alive(process), 10, "a zombie is not alive")

@@ -22,7 +22,7 @@ def free_port():
 
 
 def printed(language, public, balancer):
-    """The configuration that the guide prints, with ports of our own."""
+    """The configuration that the guide prints, with our own ports."""
     text = re.search(rf"^```{language}\n(.*?)^```", GUIDE.read_text(), re.MULTILINE | re.DOTALL)[1]
     text, ours = re.subn(r"(listen |bind :)8080", rf"\g<1>{public}", text)
     text, theirs = re.subn(r"127\.0\.0\.1:5000", balancer, text)
@@ -52,7 +52,7 @@ def run(tmp_path):
 
 
 def ready(balancer):
-    """Waits until its workers are, by the port that no proxy is in front of."""
+    """Waits until its workers are ready, as seen on the admin port, which has no proxy in front."""
     admin = balancer.wait_for(r"admin on (\S+)")
     eventually(lambda: requests.get(f"{admin}/v2/health/ready", timeout=10).ok, 60, "the fleet is ready")
 

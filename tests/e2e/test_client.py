@@ -39,6 +39,6 @@ def test_every_program_completes_and_describes_itself(program, tmp_path):
     assert f"complete -F _{program}" in words and "--log" in words
     subprocess.run([TARGET / program, "man", tmp_path / "man1"], check=True)
     assert (tmp_path / "man1" / f"{program}.1").is_file()
-    # A reader that has enough of it is no failure.
+    # A reader that closes the pipe early is not a failure.
     piped = f"'{TARGET / program}' completions zsh | head -1"
     assert subprocess.run(piped, shell=True, capture_output=True, text=True, timeout=20).stderr == ""

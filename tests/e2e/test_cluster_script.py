@@ -1,4 +1,4 @@
-"""tests/kubernetes/run.sh on a `kubectl` of the tests' own: what never becomes of a pod does not keep it for ever."""
+"""tests/kubernetes/run.sh with a fake `kubectl`: it does not wait for ever for something that never happens."""
 
 import contextlib
 import http.server
@@ -11,7 +11,7 @@ import pytest
 
 from fleet import ROOT
 
-# A cluster in which everything is well, but for what CASES replaces.
+# A healthy cluster, except for what CASES replaces.
 KUBECTL = """#!/bin/sh
 case "$*" in
   *port-forward*) {way} ;;
@@ -60,7 +60,7 @@ def test_a_run_on_a_cluster_where_something_never_happens_ends_and_says_what(cas
         try:
             status = script.wait(timeout=60)
         finally:
-            # With what it has started.
+            # Together with everything that it has started.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(script.pid, signal.SIGKILL)
             script.wait()

@@ -1,4 +1,4 @@
-"""A deadline travels with the request: past it no work is done for the client any more."""
+"""A deadline travels with the request: past it, no more work is done for the client."""
 
 import signal
 import socket
@@ -17,7 +17,7 @@ TIMEOUT = "x-imagefleet-timeout-ms"
 
 @pytest.fixture(scope="module")
 def pair_fleet(start, tmp_path_factory):
-    """A balancer over one worker whose digit model waits long for a second picture."""
+    """A balancer over one worker whose digit model waits a long time for a second picture."""
     models = copy_shipped(tmp_path_factory.mktemp("models"), "mnist")
     manifest = models / "mnist" / "1" / "model.toml"
     text = manifest.read_text().replace("max_batch_size = 64", "max_batch_size = 2")
@@ -80,7 +80,7 @@ def test_a_worker_that_leaves_waits_for_no_picture_that_it_decodes(start):
     computed = lambda: process.cpu_times().user  # noqa: E731
     before = computed()
     with ThreadPoolExecutor(1) as pool:
-        # Seconds of work, which nothing but its own deadline stops.
+        # Seconds of work that nothing but its own deadline stops.
         asked = pool.submit(lambda: requests.post(f"{worker.url}/predict", data=picture, timeout=60))
         eventually(lambda: computed() > before + 0.3, 30, "it decodes")
         worker.process.send_signal(signal.SIGTERM)

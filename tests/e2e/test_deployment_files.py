@@ -1,4 +1,4 @@
-"""The files under deploy/ are what their readers understand, as far as that can be told without a cluster."""
+"""The files under deploy/ are valid for the tools that read them, as far as can be checked without a cluster."""
 
 import copy
 import fnmatch
@@ -29,11 +29,11 @@ DEPLOY = ROOT / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
 COMPONENTS = sorted(path.name for path in (KUBERNETES / "components").iterdir())
 OVERLAYS = sorted(path.name for path in (KUBERNETES / "overlays").iterdir())
-# Those that bring the service itself; the others bring what stands beside it, whichever of these it came from.
+# Overlays that bring the service itself; the others bring what runs beside it, whichever of these it came from.
 WITH_THE_SERVICE = ["gke", "minikube"]
 TOOLS = Path(sys.executable).parent
 SCHEMAS = ROOT / "tests" / "schemas"
-# What a cluster knows only after it has been installed: its version, and the schema of its specification.
+# Kinds that a cluster knows only after they have been installed: version, and schema of the specification.
 INSTALLED_LATER = {
     "Gateway": ("gateway.networking.k8s.io/v1", "gateway"),
     "HTTPRoute": ("gateway.networking.k8s.io/v1", "httproute"),
@@ -49,13 +49,13 @@ def output(*command, **kwargs):
 
 
 def built(folder):
-    """The objects of an overlay that lies there."""
+    """The objects of the overlay in a folder."""
     return [thing for thing in yaml.safe_load_all(output(TOOLS / "kubectl", "kustomize", folder)) if thing]
 
 
 @functools.cache
 def rendered(overlay):
-    """The objects of an overlay of the project; shared, not to be changed."""
+    """The objects of one of the project's overlays; shared, so not to be modified."""
     return built(KUBERNETES / "overlays" / overlay)
 
 
@@ -72,14 +72,14 @@ def schema(name):
 
 
 def follows(thing, version, name):
-    """Fails unless an object is of this version and has the fields, and only those, that its schema knows."""
+    """Fails unless an object has this version and conforms to its schema, with no other fields."""
     envelope = {"apiVersion": {"const": version}, "kind": {}, "metadata": {"type": "object", "required": ["name"]}, "spec": schema(name)}
     whole = {"required": list(envelope), "properties": envelope, "additionalProperties": False}
     jsonschema.validate(thing, whole, jsonschema.Draft202012Validator)
 
 
 def pods(things):
-    """Name and specification of each pod that the objects make."""
+    """Name and specification of each pod that the objects create."""
     return {
         thing["metadata"]["name"]: thing["spec"]["template"]["spec"]
         for thing in things
@@ -96,7 +96,7 @@ def test_the_dockerfile_is_clean():
 
 
 def is_in_the_build_context(path):
-    """What .dockerignore says, whose last pattern that fits decides."""
+    """Whether .dockerignore keeps a path; the last matching pattern decides."""
     kept = True
     for pattern in (ROOT / ".dockerignore").read_text().splitlines():
         if pattern and not pattern.startswith("#"):
@@ -182,7 +182,8 @@ def test_who_is_told_to_stop_has_the_time_that_it_gives_itself():
         assert seconds(service["stop_grace_period"]) > own, name
     script = (DEPLOY / "replace-workers.sh").read_text()
     assert re.findall(r"docker stop --time (\d+) ", script) == [str(seconds(service["stop_grace_period"]))]
-    # What the platforms give: https://cloud.google.com/appengine/docs/flexible, https://cloud.google.com/run/docs/container-contract
+    # Grace periods: https://cloud.google.com/appengine/docs/flexible,
+    # https://cloud.google.com/run/docs/container-contract
     assert seconds(manifest("appengine/app.yaml")["env_variables"]["BALANCER_DRAIN_TIMEOUT"]) < 30
     [container] = manifest("cloudrun/service.yaml")["spec"]["template"]["spec"]["containers"]
     [own] = [one["value"] for one in container["env"] if one["name"] == "BALANCER_DRAIN_TIMEOUT"]
@@ -307,7 +308,7 @@ def test_what_platforms_read_is_valid_to_the_letter():
 
 
 def changed(thing, value, *path):
-    """A copy with one value set; `None` takes it away."""
+    """A copy with one value set; `None` removes it."""
     copied = copy.deepcopy(thing)
     place = functools.reduce(lambda part, key: part[key], path[:-1], copied)
     if value is None:
@@ -403,7 +404,7 @@ def test_the_service_stays_up_while_it_is_changed():
         pod = deployment["template"]["spec"]
         container = pod["containers"][0]
         assert {"startupProbe", "readinessProbe", "livenessProbe"} <= set(container)
-        # No requests are sent to it any more when it stops, and then it has its thirty seconds.
+        # No more requests are sent to it by the time it stops, and then it has its thirty seconds.
         assert container["lifecycle"]["preStop"]["sleep"]["seconds"] + 30 < pod["terminationGracePeriodSeconds"]
         assert {spread["topologyKey"] for spread in pod["topologySpreadConstraints"]} == {
             "kubernetes.io/hostname",
@@ -418,7 +419,7 @@ def test_what_stands_beside_the_service_is_open_to_those_alone_who_are_named():
     for overlay in set(OVERLAYS) - set(WITH_THE_SERVICE):
         policies = [thing for thing in rendered(overlay) if thing["kind"] == "NetworkPolicy"]
         open_to_all |= {one["metadata"]["name"] for one in policies for rule in one["spec"]["ingress"] if not rule.get("from")}
-    # The API server has no labels to know it by.
+    # The API server has no labels to select it by.
     assert open_to_all == {"prometheus-adapter"}
 
 
@@ -438,7 +439,7 @@ def test_the_operators_token_is_for_the_operators_port_alone():
 
 
 def asked_for():
-    """The names in the expressions of the dashboard, the alerts and the adapter of autoscaling."""
+    """Metric names in the expressions of the dashboard, the alerts and the autoscaling adapter."""
     dashboard = json.loads((DEPLOY / "grafana" / "dashboards" / "imagefleet.json").read_text())
     expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     [group] = yaml.safe_load((DEPLOY / "prometheus" / "rules.yml").read_text())["groups"]
@@ -457,7 +458,7 @@ def test_dashboard_alerts_and_autoscaling_ask_for_metrics_that_there_are(start, 
     picture = (ROOT / "docs" / "seven.png").read_bytes()
     eventually(lambda: requests.post(f"{balancer.url}/submit", data=picture, timeout=30).ok, 60, "an answer")
     text = requests.get(f"{admin}/metrics", timeout=10).text + requests.get(f"{worker.url}/metrics", timeout=10).text
-    # Counters of what has not happened yet have a type and no value.
+    # Counters of events that have not happened yet have a type but no value.
     there = set(re.findall(r"^(\w+)", text, re.MULTILINE))
     there |= {f"{name}_total" for name in re.findall(r"^# TYPE (\w+) counter", text, re.MULTILINE)}
     assert asked_for() <= there
@@ -486,12 +487,12 @@ def test_an_image_is_told_for_which_processor_it_is():
 
 
 def test_the_libraries_of_an_image_are_found_without_running_its_programs(tmp_path):
-    """By a root for another processor, whose loader cannot be asked: the same ones as ldd names."""
+    """From a sysroot for another processor, whose loader cannot be run: the same libraries that ldd names."""
     programs, sysroot = tmp_path / "programs", tmp_path / "sysroot"
     programs.mkdir()
     (sysroot / "lib").mkdir(parents=True)
     for name in ("balancer", "worker", "client"):
-        # Any program will do that has libraries which have libraries.
+        # Any program will do whose libraries have libraries themselves.
         shutil.copy2(shutil.which("git"), programs / name)
     told = subprocess.run(["ldd", programs / "balancer"], capture_output=True, text=True, check=True).stdout
     for path in re.findall(r"(?:=> )?(/\S+) \(0x", told):

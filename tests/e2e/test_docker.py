@@ -1,7 +1,7 @@
 """The images, and the service as Docker Compose runs it, on a real engine.
 
-With IMAGEFLEET_RECORD=1 what a model made by SQL was asked for becomes bench/results/sql-to-service.DATE.COMMIT.json;
-IMAGEFLEET_PROFILE=release for figures that mean something.
+With IMAGEFLEET_RECORD=1 the load on a model made by SQL is recorded in
+bench/results/sql-to-service.DATE.COMMIT.json; use IMAGEFLEET_PROFILE=release for meaningful figures.
 """
 
 import os
@@ -26,7 +26,7 @@ from record import Result  # noqa: E402
 DEPLOY = ROOT / "deploy"
 PUBLIC = "http://127.0.0.1:5000"
 ADMIN = "http://127.0.0.1:9900"
-# Requests a second that are sent while something is changed; a program that is not optimised takes fewer.
+# Requests per second sent while something is changed; a build that is not optimised takes fewer.
 STEADY = 100
 MANY, LONG = (1000, 20) if PROFILE == "release" else (STEADY, 4)
 COMMAND = "IMAGEFLEET_RECORD=1 IMAGEFLEET_PROFILE=release pytest tests/e2e/test_docker.py -k sql"
@@ -73,7 +73,7 @@ class Project:
         return answer.json()["endpoints"]
 
     def models(self):
-        """What each worker that is available serves."""
+        """The models that each available worker serves."""
         endpoints = [endpoint for endpoint in self.fleet() if endpoint["state"] == "available"]
         return [[model["name"] for model in endpoint["models"]] for endpoint in endpoints]
 
@@ -83,7 +83,7 @@ class Project:
 
 @pytest.fixture(scope="module")
 def project(engine, tmp_path_factory):
-    """The service with two workers, which has found them both."""
+    """The service with two workers, both found by the balancer."""
     project = Project(engine, tmp_path_factory.mktemp("project"))
     project.compose("up", "--detach")
     eventually(lambda: balancer_is_up() and project.available() == 2, 60, "two workers are available")
@@ -148,7 +148,7 @@ def test_workers_come_and_go_with_the_scale_and_no_request_fails(project):
 
 
 def killed(project, container):
-    """Kills what runs in the container, and waits until it runs again."""
+    """Kills the container's process and waits until the container runs again."""
     before = project.engine.inspect(container)["State"]["Pid"]
     os.kill(before, signal.SIGKILL)
 
@@ -160,7 +160,7 @@ def killed(project, container):
 
 
 def test_a_container_that_is_killed_costs_no_request_and_is_started_again(project, tmp_path):
-    # So few users that the retry budget has room for all of them while the worker loads its models.
+    # Few enough users that the retry budget covers all of them while the worker loads its models.
     with steady.load(PUBLIC, STEADY, tmp_path, seconds=0), Users(PUBLIC, count=3) as users:
         eventually(lambda: users.served_by(2), 60, "answers of both workers")
         killed(project, project.workers()[0])
@@ -189,7 +189,7 @@ def test_workers_are_replaced_by_new_ones_and_no_request_fails(project):
 
 @pytest.fixture(scope="module")
 def flowers(project, tmp_path_factory):
-    """The service with two workers that serve a model which SQL has made."""
+    """The service with two workers that serve a model made by SQL."""
     # A folder that the container's user may read.
     models = tmp_path_factory.mktemp("sql") / "serving_dir"
     models.mkdir()

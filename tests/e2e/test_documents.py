@@ -1,5 +1,5 @@
-"""Documents are true: what the README and the tutorial print runs as printed, every command and flag that a document
-names is there, figures come from results, links lead somewhere, and reference pages are what the code says."""
+"""Documents are true: the commands of the README and the tutorial run as printed, every command and flag that a
+document names exists, figures come from results, links lead somewhere, and reference pages match the code."""
 
 import json
 import os
@@ -27,7 +27,7 @@ import release  # noqa: E402
 import stable  # noqa: E402
 import tables  # noqa: E402
 
-# Stands for cargo in a clone: gives exactly the programs that are asked for, which have been built already.
+# Stands in for cargo in a clone: provides exactly the requested programs, which have been built already.
 CARGO = """#!/usr/bin/env bash
 set -eu
 [ "$1" != --version ] || { echo "cargo 99.0.0"; exit; }
@@ -38,7 +38,7 @@ while [ $# -gt 0 ]; do
   shift
 done
 """
-# The same commands with less patience: what takes minutes on paper takes seconds in the test.
+# The same commands, shortened: what takes minutes in the document takes seconds in the test.
 SHORTER = [
     (r"client load (.*?)--duration \d+s", r"client load \1--warm-up 0s --duration 3s"),
     (r"(client scaling .*?)--duration \d+s", r"\1--duration 1s"),
@@ -60,7 +60,7 @@ def free_port():
 
 
 class Clone:
-    """A copy of what is in the repository, and a shell that types what a document says."""
+    """A copy of the repository's files, and a shell that types what a document says."""
 
     def __init__(self, folder):
         self.folder = folder / "imagefleet"
@@ -83,7 +83,7 @@ class Clone:
         return text.replace(":5000", f":{self.public}").replace(":9900", f":{self.admin}")
 
     def serve(self, text):
-        """Starts what goes on until Ctrl-C, and waits until it says that it is ready."""
+        """Starts a command that runs until Ctrl-C, and waits until it reports that it is ready."""
         command = ["bash", "-c", f"exec {text.strip()}"]
         self.serving = subprocess.Popen(
             command, cwd=self.folder, env=self.env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -93,7 +93,7 @@ class Clone:
         eventually(lambda: any("imagefleet is ready" in line for line in said), 120, "imagefleet is ready")
 
     def type(self, text):
-        """What a block prints, on standard output and on standard error; a command that fails ends it, but for a
+        """Output of a block, on standard output and on standard error; a command that fails ends it, except for a
         measurement that is not valid (3)."""
         script = "set -u -o pipefail\ntrap 'rc=$?; [ $rc = 3 ] || exit $rc' ERR\n" + self.on_our_ports(text)
         done = subprocess.run(
@@ -116,7 +116,7 @@ def clone(tmp_path):
 
 
 def follow(clone, document, shorten):
-    """Types every block of a document, and compares with what it says is printed."""
+    """Types every block of a document and compares the output with what the document prints."""
     for block in blocks(ROOT / document):
         text = block.text
         for pattern, shorter in SHORTER if shorten else ():
@@ -128,7 +128,7 @@ def follow(clone, document, shorten):
             if weights.exists():
                 clone.type(f"{text.strip()} --from {weights}\n")
         else:
-            # A mark after each command that should print something tells what it printed from the rest.
+            # A mark after each command that should print something separates its output from the rest.
             printed, errors = clone.type(re.sub(r"^(.*?\S.*?\s{3,}# .*)$", rf"\1\necho '{MARK}'", text, flags=re.MULTILINE))
             for expected, said in zip(block.expected(), printed.split(MARK), strict=False):
                 wanted = re.sub(r"\s", "", clone.on_our_ports(expected))
@@ -183,7 +183,7 @@ def test_a_document_names_only_commands_and_flags_that_there_are(path, known_fla
 
 
 def test_what_is_asked_about_the_digit_of_the_documents_names_the_model_that_reads_it():
-    # Without a name it is the fleet's default model, which changes when another one is pulled.
+    # Without a name the fleet's default model answers, which changes when another one is pulled.
     texts = [*documents(), *sorted((ROOT / "docs" / "runbook").glob("*.md")), ROOT / "examples" / "curl.sh", ROOT / "scripts" / "run.sh"]
     asked = re.compile(r"^.*\bcurl\b.*\b(?:seven|digit)\.png.*$|^ask .*\bseven\.png.*$", re.MULTILINE)
     lines = [(path.name, line) for path in texts for line in asked.findall(path.read_text())]
@@ -197,7 +197,7 @@ def test_reference_pages_are_what_the_code_says():
 
 
 def families(text):
-    """Name and kind of each family that is exposed, and its help."""
+    """Kind and help of each exposed family, by name."""
     kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
     helps = dict(re.findall(r"^# HELP (\S+) (.*?)\.?$", text, re.MULTILINE))
     return {name: (kind, helps[name]) for name, kind in kinds.items()}
@@ -205,7 +205,7 @@ def families(text):
 
 def test_the_metrics_that_are_exposed_are_those_of_the_reference(start):
     worker = start("worker", "serve", "--listen", "127.0.0.1:0", "--models", "models")
-    # One that follows its load, which has the most to tell.
+    # A balancer that follows its load, which exposes the most metrics.
     own = ("--spawn", "1..2", "--models", "models")
     balancer = start("balancer", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", *own)
     admin = balancer.wait_for(r"admin on (\S+)")
@@ -317,7 +317,7 @@ def test_a_release_sets_version_and_changelog_and_nothing_else(tmp_path):
     labelled = release.labelled(dockerfile, old, "9.0.0")
     different = [pair for pair in zip(dockerfile.splitlines(), labelled.splitlines(), strict=True) if pair[0] != pair[1]]
     assert [pair[1] for pair in different] == ["ARG VERSION=9.0.0"]
-    # Right after a release there is nothing under it.
+    # Right after a release the section is empty.
     something = (ROOT / "CHANGELOG.md").read_text().replace("## [Unreleased]\n", "## [Unreleased]\n\n### Fixed\n\n- Something.\n", 1)
     changelog = release.dated(something, "9.0.0", "2030-01-02")
     assert "## [Unreleased]\n\n## [9.0.0] - 2030-01-02\n" in changelog

@@ -27,10 +27,10 @@ def are_available(balancer, count):
 
 
 class Load:
-    """Sixteen users who wait for their answers and ask again at once, for as long as a `with` block lasts."""
+    """Sixteen users that wait for each answer and send the next request immediately, while a `with` block lasts."""
 
     def __init__(self, url, folder):
-        # As many as keep a worker busy however slow the machine is.
+        # Enough to keep a worker busy, however slow the machine is.
         command = [TARGET / "client", "load", "--target", url, "--arrivals", "closed", "--users", "16"]
         self._command = [*command, "--duration", "10m", "--warm-up", "0s", "--json", "--out", folder]
 

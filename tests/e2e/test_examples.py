@@ -1,4 +1,4 @@
-"""The examples run as they are against a service, and answer what they should."""
+"""The examples run unchanged against a service, and print what they should."""
 
 import csv
 import os

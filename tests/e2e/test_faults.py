@@ -26,7 +26,7 @@ def test_a_fault_costs_no_request(name, monkeypatch):
     print(result)
     assert result["requests"] == PLAN.rate * (PLAN.before + PLAN.after)
     if name == "freeze":
-        # What waits for a frozen worker moves on when its probes fail; before that, patience.
+        # Requests that wait for a frozen worker move on when its probes fail, and not before.
         assert result["later_than_6_s"] == 0, result
     else:
         assert result["failures"] == 0, result

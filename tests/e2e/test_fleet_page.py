@@ -31,7 +31,7 @@ def choose(browser, policy):
     Select(browser.find("#policy")).select_by_visible_text(policy)
 
 
-# Twenty times as fast. `edit` may change what the balancer tells; while `held` is a promise, that waits for it.
+# Timers run twenty times as fast. `edit` may change the balancer's response; a response waits for the promise `held`.
 HURRIED = """
     const [real, later] = [window.fetch, window.setTimeout];
     window.setTimeout = (work, pause) => later(work, pause / 20);
@@ -52,7 +52,7 @@ HURRIED = """
 
 @pytest.fixture
 def lone(start, browse):
-    """The view of a balancer that has never heard of its one worker: balancer, browser, and a wait until it was shown anew."""
+    """The view of a balancer that has never heard from its one worker: balancer, browser, and a wait for an update."""
     balancer = start("balancer", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--worker", "a=127.0.0.1:9", "--probe-path", "")
     balancer.admin = f"http://{balancer.wait_for('admin on (?:http://)?(.*)')}"
     browser = browse("about:blank")
@@ -60,7 +60,7 @@ def lone(start, browse):
     browser = browse(f"{balancer.admin}/fleet")
 
     def see():
-        # The second is asked for when the first is shown.
+        # The second is requested once the first is shown.
         before = browser.script("return window.told")
         browser.until(lambda: browser.script("return window.told") >= before + 2, "what the balancer tells")
 
@@ -79,14 +79,14 @@ def test_a_policy_that_was_chosen_stays_chosen_until_it_is_set(lone):
     policy = "return document.querySelector('#policy').value"
     assert browser.script(policy) == "weighted"
     assert browser.find("#in-use").text == "in use: random"
-    # Meanwhile another operator has an idea, too.
+    # Meanwhile another operator sets a policy, too.
     requests.post(f"{balancer.admin}/fleet/policy?name=p2c", timeout=10).raise_for_status()
     browser.text("#in-use", "in use: p2c")
     assert browser.script(policy) == "weighted"
     browser.click("#policy-form button")
     browser.until(lambda: not browser.find("#in-use").is_displayed(), "that it is in use")
     assert told(balancer)["policy"] == "weighted"
-    # Where nothing was chosen, the choice follows the fleet.
+    # If nothing was chosen, the field follows the fleet.
     requests.post(f"{balancer.admin}/fleet/policy?name=hash", timeout=10).raise_for_status()
     browser.until(lambda: browser.script(policy) == "hash", "the other operator's policy")
 
@@ -145,7 +145,7 @@ def test_endpoints_come_and_go_without_the_page_being_loaded_again(lone):
     assert browser.script("return [...arguments[0].querySelector('th').childNodes].map((part) => part.textContent)", late)[:2] == ["late/one", "127.0.0.1:9"]
     assert late.find_element("css selector", "[data-verb=more]").get_attribute("aria-label") == "More weight: late/one"
     assert late.find_element("css selector", "[data-verb=drain]").get_attribute("textContent") == "Drain late/one"
-    # A row that goes away with the focus leaves it to the field above.
+    # A row that is removed while it has the focus passes it to the field above.
     browser.script("document.querySelector('[data-endpoint=b] [data-verb=more]').focus(); window.edit = (fleet) => { fleet.endpoints.push({...fleet.endpoints[0], name: 'c'}); }")
     browser.until(lambda: browser.focused() == "find", "the focus")
 
@@ -167,7 +167,7 @@ def test_the_view_follows_the_fleet_without_losing_focus_or_place(fleet, browse)
     def rate():
         answer = requests.post(f"{fleet.url}/submit", files={"image": encode(digit(3))}, timeout=30)
         assert answer.status_code == 200
-        # It is that of the last seconds: requests go on until it is seen.
+        # The rate covers the last few seconds: requests continue until it is seen.
         return float(browser.find("[data-figure=rate]").text)
 
     browser.until(lambda: rate() > 0, "the rate")
@@ -214,7 +214,7 @@ def test_the_view_says_why_an_endpoint_takes_no_requests(start, browse):
     browser.until(lambda: "connection refused" in browser.find("#endpoints").text, "the reason")
     probe = told(balancer)["endpoints"][0]["probe"]
     assert probe["fault"] == "connection refused" and probe["seconds_ago"] < 60
-    # A name with a colon is a part of an address like any other.
+    # A name with a colon is part of a path like any other.
     browser.click("[data-verb=drain]")
     eventually(lambda: told(balancer)["endpoints"][0]["is_drained"], 20, "the endpoint is drained")
     balancer.stop()
@@ -262,7 +262,7 @@ def test_a_worker_is_killed_with_a_button_and_no_request_fails(start_fleet, brow
     with work:
         eventually(lambda: len(statuses) > 10, 30, "requests on their way")
         row(browser, "worker1").find_element("css selector", "[data-verb=kill]").click()
-        # It may be back before the page is told again.
+        # It may be back before the page is updated again.
         eventually(lambda: is_gone(told(balancer)["endpoints"][0]), 20, "the worker is gone, and why")
         eventually(lambda: told(balancer)["endpoints"][0]["state"] == "available", 60, "the worker is back")
     assert set(statuses) == {200}, statuses

@@ -1,7 +1,7 @@
-"""Formats that others read keep what they have: keys may be added, and neither go nor change their kind.
+"""Formats that others read are stable: keys may be added, but may neither go nor change their kind.
 
-`IMAGEFLEET_FORMATS=write` records in formats.json what is new; what is recorded there is a promise until it has been
-deprecated (see CONTRIBUTING.md).
+`IMAGEFLEET_FORMATS=write` records new keys in formats.json; a recorded key is a promise until it has been deprecated
+(see CONTRIBUTING.md).
 """
 
 import json
@@ -23,7 +23,7 @@ KINDS = {dict: "object", list: "list", str: "text", bool: "boolean", int: "numbe
 
 
 def shape(value, maps=(), path=""):
-    """Every place in a document with its kinds: `endpoints[].name` is a text. Keys of `maps` are all one place."""
+    """Every place in a document with its kinds: `endpoints[].name` is a text. Keys of `maps` all count as one place."""
     kind = KINDS[type(value)]
     found = {path: {kind}} if path else {}
     if kind == "object":
@@ -40,7 +40,7 @@ def shape(value, maps=(), path=""):
 
 @pytest.fixture(scope="module")
 def documents(start, tmp_path_factory):
-    """One of each format, of a service that has answered something."""
+    """One document of each format, from a service that has answered requests."""
     worker = start("worker", "serve", "--listen", "127.0.0.1:0", "--models", "models")
     balancer = start("balancer", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--worker", worker.address)
     admin = balancer.wait_for(r"admin on (\S+)")

@@ -1,7 +1,7 @@
 """Requests that try to be read in two ways, and clients that never finish.
 
-A mutation must be refused, or reach the upstream as exactly one clean request; a recording upstream
-tells. Slow clients must not slow the others and must not stay.
+A mutation must be refused, or reach the upstream as exactly one clean request, which a recording
+upstream checks. Slow clients must not slow down the others and must not stay.
 """
 
 import re
@@ -181,7 +181,7 @@ def front(start, recorder):
 
 
 def exchange(address, raw, seconds=1.0):
-    """Sends the bytes and returns all that comes back until it is quiet or closed."""
+    """Sends the bytes and returns everything received until the connection is quiet or closed."""
     with socket.create_connection(address, timeout=10) as connection:
         connection.sendall(raw)
         answer = b""
@@ -207,7 +207,7 @@ def test_a_mutation_is_refused_or_forwarded_as_one_clean_request(front, recorder
         assert b"/smuggled" not in request.head
         assert request.values(b"content-length") in ([], [str(len(request.body)).encode()])
     if not recorder.requests:
-        # Closing without a word is a refusal too; success, or words that are not HTTP, are not.
+        # Closing without a response is a refusal too; success, or a response that is not HTTP, is not.
         assert not answer or re.match(rb"HTTP/1\.[01] [45]\d\d ", answer), answer
 
 
@@ -279,7 +279,7 @@ def test_a_head_beyond_the_limits_is_refused(front, name, raw, status):
 
 
 def slow_clients(address, opening, count):
-    """Connections that send one byte a second after `opening`, until they are closed."""
+    """Connections that have sent `opening`, for `dribble` to go on with."""
     connections = []
     for _ in range(count):
         connection = socket.create_connection(address, timeout=10)
@@ -334,7 +334,7 @@ def test_slow_clients_neither_slow_the_others_nor_stay(front):
 
 
 def test_10000_idle_connections_stay_bounded(start, recorder):
-    """An idle connection gives its buffers back after a second; what is left of it is less than 10 KB."""
+    """An idle connection releases its buffers after a second and then takes less than 10 KB."""
     wanted = 10_000
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < wanted + 1000:
@@ -356,7 +356,7 @@ def test_10000_idle_connections_stay_bounded(start, recorder):
         deadline = time.monotonic() + 30
         while (grown := resident(balancer.process.pid) - before) >= 100 and time.monotonic() < deadline:
             time.sleep(0.2)
-            # The allocator gives what is free back to the system when it is used, not by a clock.
+            # The allocator returns free memory to the system when it is used, not on a timer.
             for connection in connections[::100]:
                 ask(connection)
         print(f"{wanted} idle connections: {grown:.1f} MB, {grown * 1024 / wanted:.1f} KB each")

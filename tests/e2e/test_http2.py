@@ -1,7 +1,7 @@
 """HTTP/2 at the front: ordinary use, and what the specification (RFC 9113) calls an error.
 
-Frames are made by hand where a proper library would refuse to send them. Whatever a client sends,
-the balancer answers with the right kind of error or closes, and goes on serving all other clients.
+Frames are built by hand where a proper library would refuse to send them. Whatever a client sends,
+the balancer answers with the right kind of error or closes, and keeps serving all other clients.
 """
 
 import socket
@@ -65,7 +65,7 @@ class Raw:
         try:
             self.socket.sendall(data)
         except OSError:
-            pass  # closed already: what was said before is still to be read
+            pass  # closed already; what was sent before can still be read
 
     def read(self):
         """The next frame as (kind, flags, stream, payload), or None at the end."""
@@ -83,7 +83,7 @@ class Raw:
         return kind, flags, stream & 0x7FFFFFFF, payload
 
     def verdict(self):
-        """What the server makes of it: ("connection" | "stream", code), ("answer", stream) or closed."""
+        """How the server reacts: ("connection" | "stream", code), ("answer", stream) or closed."""
         while (seen := self.read()) is not None:
             kind, _, stream, payload = seen
             if kind == GOAWAY:
@@ -96,7 +96,7 @@ class Raw:
 
 
 def ask(address, count=1, body=b"hello"):
-    """One connection, `count` requests at a time; the statuses."""
+    """Sends `count` concurrent requests on one connection and returns the statuses."""
     with socket.create_connection(address, timeout=10) as connection:
         h2 = H2Connection(H2Configuration(client_side=True, header_encoding="utf-8"))
         h2.initiate_connection()
@@ -137,9 +137,9 @@ def test_a_request_reaches_the_worker_as_one_clean_http_1_request(front, recorde
     assert request.values(b"cookie") == [b"a=1; b=2"]
 
 
-# What is sent after the prefaces, and the codes that may come back. A server may treat an error of a
-# stream as one of the connection, may say PROTOCOL_ERROR where there is a more exact code (RFC 9113,
-# 5.4.2 and 7), and may close without a word.
+# Bytes sent after the prefaces, and the error codes that may come back. A server may treat a stream
+# error as a connection error, may use PROTOCOL_ERROR where there is a more exact code (RFC 9113,
+# 5.4.2 and 7), and may close without an error.
 ERRORS = {
     "a frame beyond the size limit": (frame(DATA, stream=1, payload=b"x" * 20_000), {FRAME_SIZE_ERROR, PROTOCOL_ERROR}),
     "data before headers": (frame(DATA, stream=1, payload=b"x"), {PROTOCOL_ERROR, STREAM_CLOSED}),

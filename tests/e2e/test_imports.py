@@ -1,5 +1,5 @@
-"""Imports of every Rust file stand in three groups: the standard library, other crates, this crate. The stable rustfmt
-keeps groups and makes none; the nightly one does:
+"""Imports of every Rust file are in three groups: the standard library, other crates, this crate. Stable rustfmt keeps
+groups but creates none; nightly does:
 
     cargo +nightly fmt --all -- --config group_imports=StdExternalCrate
 """
@@ -17,7 +17,7 @@ def group(crate):
 
 
 def out_of_order(text):
-    """Imports that come after a later group, or that an empty line does not keep apart from another group alone."""
+    """Imports that come after a later group, lack an empty line between groups, or have one within a group."""
     last, is_apart, is_inside = None, False, False
     for line in map(str.strip, text.splitlines()):
         if is_inside:

@@ -1,4 +1,4 @@
-"""scripts/install.sh on a machine that is made of folders: what it keeps of what was there, and what it says."""
+"""scripts/install.sh on a machine made of folders: what it keeps of an earlier installation, and what it prints."""
 
 import os
 import shutil
@@ -15,9 +15,9 @@ FOLDERS = {
     "system": "/etc/systemd/system",
     "logs": "/var/log/imagefleet",
 }
-# Of a machine without systemd.
+# Paths of a machine without systemd.
 OTHERS = ["/run/systemd/system", "/run/imagefleet-", "/var/log/$name.log"]
-# Owners and users are for root alone. What $FULL names finds no room on the disk for all that it writes.
+# Only root can set owners and add users. The command named by $FULL fails as on a full disk.
 STUBS = {
     "id": '[ "$1" != -u ] || echo 0',
     "chown": "true",
@@ -28,7 +28,7 @@ STUBS = {
     "cp": '/bin/cp "$@" && ! [ "$FULL$1" = cp-R ]',
     "cat": 'if [ "$FULL" = cat ] && [ $# = 0 ]; then printf WORK; exit 1; fi; exec /bin/cat "$@"',
 }
-# A worker that is well, and that can fetch nothing.
+# A healthy worker that cannot fetch anything.
 WORKER = """#!/bin/sh
 [ "$1" != healthcheck ] || echo http://127.0.0.1:8501
 [ "$1" != pull ]
@@ -37,7 +37,7 @@ WORKER = """#!/bin/sh
 
 
 class Machine:
-    """A release whose script puts everything below a folder of the test's own."""
+    """A release whose script puts everything below the test's own folder."""
 
     def __init__(self, folder):
         self.release, self.root = folder / "release", folder / "machine"
@@ -67,14 +67,14 @@ class Machine:
         self.token.write_text("0123456789abcdef0123456789abcdef\n")
 
     def plan(self, *arguments):
-        """What it would do."""
+        """What the script would do."""
         command = [self.script, *arguments, "--bin-dir", "/nowhere", "--no-pull", "--dry-run"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     def run(self, *arguments, full=""):
-        """What becomes of a call."""
+        """The outcome of a call."""
         environment = {"PATH": f"{self.stubs}:{os.environ['PATH']}", "FULL": full}
         return subprocess.run([self.script, *arguments], env=environment, capture_output=True, text=True, check=False)
 
@@ -86,7 +86,7 @@ class Machine:
         (self.release / "bin" / "worker").chmod(0o755)
 
     def files(self):
-        """All that is installed, but for the process number and the output."""
+        """All installed files, except for the PID file and the output."""
         folders = [self.root / path[1:] for path in FOLDERS.values()]
         return {str(path.relative_to(self.root)): path.read_text() for folder in folders for path in folder.rglob("*") if path.is_file()}
 

@@ -84,7 +84,7 @@ def test_workers_come_go_die_and_are_known_again_after_a_restart(start, token):
     third.process.kill()
     eventually(lambda: names(fleet) == ["first"], 30, "the third worker is forgotten")
 
-    # A new balancer hears of those that are there.
+    # A new balancer learns of the workers that are running.
     assert fleet.stop() == 0
     again = balancer(start, token, listen=fleet.address)
     eventually(lambda: answered_by(again, "first"), 60, "the first worker has joined again")

@@ -1,4 +1,4 @@
-"""The users of deploy/locust on the real programs, on several processes as on several machines."""
+"""The users of deploy/locust against the real programs, in several processes as on several machines."""
 
 import contextlib
 import csv
@@ -30,7 +30,7 @@ def free_port():
 
 
 def ended(command, enough=None):
-    """Exit status and last words of a program whose processes all end with it, or that is ended when it is enough."""
+    """Exit status and last output of a program, terminated once `enough` is set; all its processes end with it."""
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     ) as locust:
@@ -46,7 +46,7 @@ def ended(command, enough=None):
 
 
 def counted(path):
-    """What Locust has written of each name, and of all."""
+    """The rows that Locust has written, for each name and for all together."""
     with path.open() as table:
         return {row["Name"]: row for row in csv.DictReader(table)}
 
@@ -67,7 +67,7 @@ def test_all_kinds_of_users_are_served_without_a_failure(balancer, tmp_path):
 
 
 class Overloaded(http.server.BaseHTTPRequestHandler):
-    """Turns requests away by turns: with a time to come back, without one, and with one that is no number."""
+    """Turns requests away, in turn with a time to come back, without one, and with one that is not a number."""
 
     times = itertools.cycle([{"Retry-After": "1"}, {}, {"Retry-After": "later"}])
     count = itertools.count(1)

@@ -1,7 +1,7 @@
 """scripts/install.sh and the packages on machines that boot their own systemd, under load.
 
 The machines are those of an RSpec with two workers, each set up by the command that the RSpec itself
-names. What operators do is done to them, and counted from the machine of the client.
+names. The tests do what operators do, and count the outcomes from the client's machine.
 """
 
 import os
@@ -19,7 +19,7 @@ from pictures import digit, encode
 
 
 TOKEN = "0123456789abcdef0123456789abcdef"
-# The first of them packs, boots and installs.
+# The first test packs, boots and installs.
 pytestmark = pytest.mark.timeout(400)
 under_load = pytest.mark.skipif(
     os.environ.get("IMAGEFLEET_MACHINES") != "1",
@@ -67,7 +67,7 @@ def test_services_are_confined_and_belong_to_a_user_without_rights(fleet):
 
 
 def program(machine, service):
-    """The bytes that a service runs, in short."""
+    """Digest of the program that a service runs."""
     return machine.run("sha256sum", f"/proc/{machine.process(service)}/exe").split()[0]
 
 
@@ -101,7 +101,7 @@ def test_restarts_and_upgrades_of_every_part_under_load_lose_nothing(fleet):
 
 @under_load
 def test_a_balancer_that_is_killed_refuses_nobody(fleet):
-    """What is inside it is lost; those who come while it is away wait in the socket that systemd holds."""
+    """Requests inside it are lost; clients that connect while it is down wait in the socket that systemd holds."""
     with Load(fleet) as load:
         process = fleet.hub.process("imagefleet-balancer")
         fleet.hub.run("sh", "-c", f"kill -9 {process}")
@@ -144,7 +144,7 @@ def test_settings_that_the_balancer_refuses_cost_nothing(fleet):
     assert fleet.ask(encode(digit(7))).ok
 
 
-# Stands for cargo: gives the program that is asked for, which has been built already.
+# Stands in for cargo: provides the requested program, which has been built already.
 CARGO = """#!/bin/sh
 [ "$1" != --version ] || { echo cargo 99.0.0; exit; }
 [ "$*" = "build --release --locked --package worker" ] || exit 9
@@ -163,7 +163,7 @@ def test_a_worker_is_built_and_installed_from_a_clone(fleet, releases):
     worker = fleet.workers[0]
     worker.run("cp", "-R", "/media/clone", "/srv/clone")
     worker.write("~/.cargo/bin/cargo", CARGO)
-    # There is no internet to have a compiler from, and these are not asked for anything.
+    # There is no internet to install a compiler from; cc and curl need only exist.
     for tool in ("~/.cargo/bin/cargo", "/usr/local/bin/cc", "/usr/local/bin/curl"):
         worker.run("sh", "-c", f"touch {tool} && chmod 755 {tool}")
     before = program(worker, "imagefleet-worker")
@@ -179,7 +179,7 @@ def test_workers_join_and_a_restart_of_the_balancer_and_of_each_of_them_loses_no
     for machine in [fleet.hub, *fleet.workers]:
         machine.write("/srv/join.token", TOKEN)
     token = ["--join-token-file", "/srv/join.token"]
-    # Those of the RSpec are the same workers, and would stay.
+    # The RSpec lists these same workers, which would otherwise stay.
     fleet.upgrade(fleet.hub, "1.1.0", "--uninstall", "balancer")
     fleet.upgrade(fleet.hub, "1.1.0", "balancer", "--accept-joins", *token)
     for number, worker in enumerate(fleet.workers, 1):
@@ -196,7 +196,7 @@ def test_workers_join_and_a_restart_of_the_balancer_and_of_each_of_them_loses_no
             fleet.wait_for_all()
     print(load.summary["requests"], load.summary["outcomes"], load.summary["latency_ms"])
     assert not load.lost(), load.summary["outcomes"]
-    # Named again, as before; that these still join, from the same addresses, is no matter.
+    # Listed by address again, as before; that the workers still join, from the same addresses, does not matter.
     fleet.upgrade(fleet.hub, "1.1.0", "balancer", "--worker", "10.10.1.1:8501", "--worker", "10.10.2.1:8501")
     fleet.wait_for_all()
 
@@ -216,7 +216,7 @@ def test_a_balancer_listens_where_its_settings_say(fleet):
 
 
 def left_behind(machine):
-    """Files of an installation, but for the sources that the test itself has put there."""
+    """Files of an installation, except for the sources that the test itself has put there."""
     pruned = " -o ".join(f"-path {path} -prune" for path in ("/media", "/local", "/proc", "/tmp", "/var/tmp"))
     found = machine.run("sh", "-c", f"find / -xdev {pruned} -o -name '*imagefleet*' -print").split()
     return [path for path in found if path != "/etc/imagefleet-packages"]

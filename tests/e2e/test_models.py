@@ -1,4 +1,4 @@
-"""The balancer knows who serves what: different models, versions and labels behind one address, swaps under load."""
+"""The balancer knows which worker serves what: models, versions and labels behind one address, swaps under load."""
 
 import json
 import shutil
@@ -37,7 +37,7 @@ class Loading(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_):
-        """Says nothing."""
+        """Logs nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def test_what_nobody_serves_is_404_and_what_only_loads_is_503(fleet):
 
 
 class Asking(Threads):
-    """Threads that ask for the newest version and note which one answered, and when."""
+    """Threads that request the newest version and record which one answered, and when."""
 
     def __init__(self, url, threads):
         self.failures, self.versions, self.first = [], Counter(), {}

@@ -1,4 +1,4 @@
-"""Alerts, runbook and dashboard: what Prometheus itself says to them, over a fleet that runs."""
+"""Alerts, runbook and dashboard: what Prometheus itself makes of them, over a running fleet."""
 
 import json
 import re
@@ -42,7 +42,7 @@ def test_prometheus_understands_the_rules_and_every_configuration(tmp_path):
     assert f"{len(alerts())} rules found" in promtool("check", "rules", RULES)
     for name in ("prometheus.yml", "machines.yml"):
         text = (DEPLOY / "prometheus" / name).read_text()
-        # The secret is where the container has it.
+        # The secret is at that path only in the container.
         (tmp_path / name).write_text(text.replace("/run/secrets/admin-token", str(RULES)))
         shutil.copy(RULES, tmp_path)
         promtool("check", "config", tmp_path / name)
@@ -83,7 +83,10 @@ def test_a_page_wakes_somebody_and_a_ticket_does_not(name):
 
 
 def test_no_alert_is_kept_back_by_the_hour():
-    """What begins and ends while a route is muted is never sent. Alertmanager 0.23 of Ubuntu 22.04 knows no such words."""
+    """An alert that begins and ends while a route is muted is never sent.
+
+    Alertmanager 0.23 of Ubuntu 22.04 does not know `time_intervals` either.
+    """
     config = yaml.safe_load((DEPLOY / "prometheus" / "alertmanager.yml").read_text())
     routes = [config["route"], *config["route"]["routes"]]
     assert [key for part in [config, *routes] for key in part if "time_intervals" in key] == []
@@ -124,8 +127,7 @@ def test_grafana_finds_its_datasource_and_its_dashboard():
 
 
 class Prometheus:
-    """A Prometheus of the test's own, configured as on machines of one's own, that asks a balancer and its workers
-    every second."""
+    """The test's own Prometheus, configured by machines.yml, which scrapes a balancer and its workers every second."""
 
     def __init__(self, folder, admin):
         config = (DEPLOY / "prometheus" / "machines.yml").read_text().replace("127.0.0.1:9900", admin)
@@ -137,7 +139,7 @@ class Prometheus:
         command += [f"--storage.tsdb.path={folder}/data", "--web.listen-address=127.0.0.1:0"]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(command, stderr=log)
-        # It does not say which port it got, so the kernel is asked.
+        # It does not print its port, so the kernel is asked.
         port = eventually(self._port, 30, "Prometheus listens")
         self._url = f"http://127.0.0.1:{port}/api/v1"
 
@@ -152,7 +154,7 @@ class Prometheus:
         return answer.json()["data"]
 
     def values(self, expression):
-        """The newest value of each series that an expression has, the undefined ones left out."""
+        """The newest value of each series of an expression, without NaN."""
         values = [float(series["value"][1]) for series in self.ask("query", query=expression)["result"]]
         return [value for value in values if value == value]
 
@@ -163,7 +165,7 @@ class Prometheus:
 
 @pytest.fixture(scope="module")
 def prometheus(start, tmp_path_factory):
-    """Watches a balancer and a worker that clients ask."""
+    """Watches a balancer and a worker that serve a client."""
     program("prometheus")
     models = copy_shipped(tmp_path_factory.mktemp("monitored") / "models", "mnist")
     worker = start("worker", "serve", "--listen", "127.0.0.1:0", "--models", models)
@@ -211,6 +213,6 @@ def test_the_autoscaler_asks_for_what_the_adapter_makes_of_the_fleet(prometheus)
     assert wanted == rule["name"]["as"]
     query = rule["metricsQuery"].replace("<<.LabelMatchers>>", 'instance!=""').replace("<<.GroupBy>>", "job")
     assert "<<" not in query
-    # One value for all balancers together, and without any worker as well.
+    # One value for all balancers together, even without any worker.
     for asked in (query, query.replace("balancer_endpoint_queue", "balancer_endpoint_queue_of_none")):
         assert len(eventually(lambda asked=asked: prometheus.values(asked), 30, asked)) == 1

@@ -1,5 +1,5 @@
-"""Names and words: a public type has a name of its own within its crate, so that a reader who meets it need not
-ask which one is meant; and operators read nothing that only a programmer of this project understands."""
+"""Names and words: a public type has a unique name within its crate, so that a reader need not ask which one is
+meant; and operators see nothing that only a programmer of this project understands."""
 
 import re
 import subprocess
@@ -7,15 +7,15 @@ from collections import defaultdict
 
 from fleet import ROOT
 
-# One for each command, or one for each protocol or implementation that stands beside its like.
+# One per command, or one per protocol or implementation of the same thing.
 REPEATED = {
     "client": {"Args", "Command", "Findings"},
     "engine": {"Network", "Scratch"},
     "message": {"Request", "Verb"},
     "worker": {"Args", "Command"},
 }
-# Names that several crates have. Those of the first lines are what every program calls such a thing, and the networks
-# are a reference beside its fast twin; a new name does not belong here.
+# Names that several crates share. Those on the first line are what every program calls such a thing, and the networks
+# are a reference beside its fast twin; new names do not belong here.
 SHARED = {
     *("Args", "Cli", "Command", "Config", "Error", "Metrics", "Options", "Settings"),
     *("MnistCnn", "MobileNetV2", "Network"),
@@ -23,7 +23,7 @@ SHARED = {
     *("Manifest", "Membership", "Model", "Order", "Outcome", "Part", "Picture", "Point", "Protocol", "Reading", "Reason", "Refusal"),
     *("Reply", "Resize", "Rules", "Snapshot", "State", "Status", "Step", "Table", "Target", "Tls", "Verdict", "Version"),
 }
-# The same names for machines on which there is nothing to take over.
+# The same names, for platforms on which there is nothing to take over.
 TWINS = {"balancer/src/server/no_takeover.rs"}
 PUBLIC = re.compile(r"^\s*pub (?:struct|enum|trait|union|type) (\w+)", re.MULTILINE)
 

@@ -1,4 +1,4 @@
-"""What a release is made of, put together from programs that are built already."""
+"""The parts of a release, assembled from programs that are built already."""
 
 import functools
 import os
@@ -20,7 +20,7 @@ needs_dpkg = pytest.mark.skipif(not shutil.which("dpkg-deb"), reason="SKIPPED: n
 
 @pytest.fixture
 def programs(tmp_path):
-    """Small programs in the places of the real ones."""
+    """Small programs in place of the real ones."""
     folder = tmp_path / "programs"
     folder.mkdir()
     for name in PROGRAMS:
@@ -54,7 +54,7 @@ def test_the_archive_has_all_that_an_installation_needs(programs, tmp_path):
         archive.extractall(tmp_path, filter="data")
     assert {f"bin/{name}" for name in PROGRAMS} <= set(members)
     assert all(member.uid == 0 for member in members.values())
-    # Nothing that a download or a training has left in models/ goes with it.
+    # Nothing that a download or a training has left in models/ is included.
     assert {name.split("/")[1] for name in members if name.startswith("models/")} == {"iris_model", "mnist"}
     folder = tmp_path / "imagefleet-1.2.3-x86_64-linux"
     for role in PROGRAMS:

@@ -18,7 +18,7 @@ DRAWN = "[data-mode=draw]"
 
 @pytest.fixture
 def fleet(start_fleet):
-    """A balancer of this test's own."""
+    """Starts balancers for this test alone."""
     balancers = []
 
     def fleet(workers, *arguments):
@@ -113,7 +113,7 @@ def test_a_picture_is_taken_from_the_clipboard_and_from_a_drop(balancer, browse,
 
 def test_the_address_of_a_picture_can_be_pasted_or_typed_and_is_fetched_by_a_worker(balancer, browse):
     browser = browse(balancer.url)
-    # Workers fetch nothing from this machine; that it was asked for is what the answer shows.
+    # Workers fetch nothing from this machine; the answer shows that they were asked to.
     drop(browser, "paste", None, "http://127.0.0.1:9/a.png")
     browser.text("#failure strong")
     assert "IMAGE_URL" in browser.find("#failure span").text or "127.0.0.1" in browser.find("#failure span").text
@@ -147,13 +147,13 @@ def test_the_page_needs_nothing_from_elsewhere(balancer):
     policy = page.headers["content-security-policy"]
     assert "default-src 'none'" in policy and "unsafe" not in policy
     assert "//" not in page.text.replace("http://localhost", ""), "an absolute link"
-    # What stands within it is what the policy names, and nothing can be added.
+    # Inline styles and scripts are those that the policy names, and none can be added.
     for element in ("style", "script"):
         (text,) = re.findall(f"<{element}>(.*?)</{element}>", page.text, re.DOTALL)
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
         (allowed,) = re.findall(f"{element}-src ([^;]*)", policy)
         assert allowed.split()[-1] == f"'sha256-{digest}'", element
-    # Nothing has to come before the page is painted.
+    # Nothing has to load before the page is painted.
     assert "stylesheet" not in page.text
     assert all('type="module"' in script for script in re.findall(r"<script [^>]*src=[^>]*>", page.text))
     assert "style=" not in page.text

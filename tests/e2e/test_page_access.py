@@ -1,4 +1,4 @@
-"""The public pages: what axe finds in every state, what the window's size does, what they weigh."""
+"""The public pages: what axe finds in every state, the effect of the window's size, and their weight."""
 
 import gzip
 import re

@@ -1,4 +1,4 @@
-"""What the page makes of an answer: words, what the model looked at, commands that run, print."""
+"""What the page makes of an answer: wording, the model's input, commands that run, and printing."""
 
 import base64
 import json
@@ -17,7 +17,7 @@ from test_page import DRAWN, draw_seven
 
 @pytest.fixture(scope="module")
 def scripted(start):
-    """A balancer before a worker that says what a test has it say."""
+    """A balancer in front of a worker that answers as a test says."""
     worker = ScriptedWorker()
     balancer = start("balancer", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--worker", f"worker1={worker.address}", "--max-in-flight", "16")
     balancer.worker = worker
@@ -157,7 +157,7 @@ def test_labels_are_marked_as_english_on_a_page_in_german(scripted, browse, pict
 
 def test_the_later_choice_is_what_is_shown_however_long_the_first_takes_to_be_made_fit(scripted, browse, picture):
     browser = browse(scripted.url)
-    # Decoding waits until it is let go.
+    # Decoding waits until `letGo` is called.
     browser.script(
         "const decode = HTMLImageElement.prototype.decode;"
         "const gate = new Promise((resolve) => { window.letGo = resolve; });"
@@ -225,7 +225,7 @@ def test_what_is_drawn_is_said_again_only_when_it_is_read_differently(balancer, 
         "window.said = [];"
         "new MutationObserver(() => said.push(document.querySelector('#live').textContent)).observe(document.querySelector('#live'), {childList: true})"
     )
-    # Read once more, and the same.
+    # Read once more, with the same result.
     browser.script("document.querySelector('#reading').textContent = ''")
     browser.click("#go")
     browser.until(lambda: browser.find("#reading").text.startswith("7"), "another answer")

@@ -10,7 +10,7 @@ from scripted import ScriptedWorker, prediction
 
 @pytest.fixture
 def scripted(start):
-    """A worker that says what a test has it say, and a balancer before it."""
+    """A worker that answers as a test says, with a balancer in front of it."""
     worker = ScriptedWorker()
     worker.flags = ["--admin", "127.0.0.1:0", "--worker", f"worker1={worker.address}", "--max-in-flight", "16"]
     worker.balancer = start("balancer", "--listen", "127.0.0.1:0", *worker.flags)
@@ -39,7 +39,7 @@ def test_the_camera_is_looked_at_one_frame_at_a_time_until_it_is_stopped(scripte
     browser.label("tiger cat")
     assert scripted.most == 1
     assert not browser.all("#answer .tools-row button"), "what changes all the time cannot be operated"
-    # What is on its way when it is stopped is not shown any more.
+    # The answer to a frame that is in flight when the camera is stopped is not shown.
     scripted.gate.clear()
     eventually(lambda: scripted.now == 1, 20, "a frame on its way")
     scripted.answer = prediction("late frame")
@@ -60,7 +60,7 @@ def test_the_camera_is_looked_at_one_frame_at_a_time_until_it_is_stopped(scripte
 def test_a_fleet_that_cannot_answer_the_camera_is_not_asked_without_a_pause(scripted, browse):
     scripted.answer = (422, {"error": "no digit found"})
     browser = open_with_camera(browse, scripted)
-    # That there is no digit is an answer.
+    # That no digit was found is an answer.
     browser.text("#failure strong", "No digit found")
     scripted.answer = (400, {"error": "not today"})
     browser.text("#failure strong", "That request cannot be answered")

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 def save(browser, name):
     path = ROOT / "docs" / f"{name}.png"
     browser.script("document.activeElement?.blur?.(); scrollTo(0, 0)")
-    # All of the page, without a bar to scroll it by.
+    # The whole page, without a scrollbar.
     browser.command("Emulation.setScrollbarsHidden", hidden=True)
     width, height = browser.script("return [innerWidth, document.documentElement.scrollHeight]")
     whole = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
@@ -32,7 +32,7 @@ def save(browser, name):
 
 @pytest.fixture(scope="module")
 def busy(start_fleet, photo_models):
-    """A fleet of three whose workers are asked all the time, one of them drained."""
+    """A fleet of four workers under load."""
     balancer = start_fleet(4, "--models", photo_models, "--worker-threads", "1")
 
     def ask():
@@ -49,7 +49,7 @@ def test_pictures_of_the_page(start_fleet, photo_models, browse, dark):
     balancer = start_fleet(4, "--models", photo_models)
     suffix = "-dark" if dark else ""
     browser = browse(balancer.url, width=1180, height=1010, dark=dark)
-    # Pictures that were drawn for the page: photos of others are not ours to show.
+    # Pictures drawn for the page: other people's photos are not ours to show.
     for sample, label in [("seven", "7"), ("traffic-light", "traffic light"), ("umbrella", "umbrella")]:
         browser.click(f"[data-sample={sample}]")
         browser.until(lambda: label in browser.label(), label)

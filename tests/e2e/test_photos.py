@@ -1,4 +1,4 @@
-"""Photos of every size through the photo model: their labels, and the memory that they leave behind."""
+"""Photos of every size through the photo model: their labels, and the memory that they leave in use."""
 
 import csv
 import io
@@ -85,7 +85,7 @@ def test_memory_stays_below_150_mb_whatever_the_sizes(photo_worker, table):
 
 
 def test_the_picture_decides_between_photo_and_digit(photo_worker, table):
-    """Every photo and digit that there is; the answer says which model gave it."""
+    """Every photo and digit available; the answer names the model that gave it."""
     pictures = [(PHOTOS / row["file"], "mobilenet_v2") for row in table if (PHOTOS / row["file"]).exists()]
     pictures += [(path, "mnist") for path in sorted((DATA / "digits").glob("d*.*"))]
     assert len(pictures) > 100

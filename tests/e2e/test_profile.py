@@ -23,7 +23,7 @@ def profile(*arguments):
 
 
 def steps(request, tmp_path):
-    """The commands that build a request here: all that a slice is, without ids that may differ."""
+    """The commands that build a request here: everything about a slice, without ids that may differ."""
     file = tmp_path / "slice.rspec"
     file.write_text(request)
     command = [TARGET / "client", "slice", "up", "--dry-run", "--rspec", file]

@@ -1,4 +1,4 @@
-"""The public protocols as their own documentation has them, against a worker and through the balancer."""
+"""The public protocols as their own documentation describes them, against a worker and through the balancer."""
 
 import asyncio
 import json
@@ -43,7 +43,7 @@ def address(request, worker, before_it):
 
 
 def curl(line, address):
-    """Runs a documented command line with the address put in; the status and the body."""
+    """Runs a documented command line with the address filled in; returns the status and the body."""
     words = shlex.split(line.replace("localhost:8501", address))
     done = subprocess.run(
         [*words, "-s", "-w", "\n%{http_code}"], capture_output=True, text=True, timeout=60, check=True
@@ -195,7 +195,7 @@ class Picture(BaseHTTPRequestHandler):
         self.wfile.write(b"" if moved else encode(digit(7)))
 
     def log_message(self, *_):
-        """Says nothing."""
+        """Logs nothing."""
 
 
 def test_the_address_of_a_picture_is_fetched_only_where_it_is_allowed(start):

@@ -23,7 +23,7 @@ WEIGHTS = DATA / "mobilenet_v2" / "model.safetensors"
 
 
 class Files(http.server.ThreadingHTTPServer):
-    """Serves a folder, in the place of the one from which models are published."""
+    """Serves a folder, in place of the server that publishes models."""
 
     def __init__(self, folder):
         handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
@@ -82,7 +82,7 @@ class Script:
         return requests.post(f"{self.url}/submit", files={"image": encode(digit(picture))}, timeout=30)
 
     def stop(self, by=signal.SIGTERM):
-        """Everything that the script has started ends with it."""
+        """Stops the script, and with it everything that it has started."""
         started = psutil.Process(self.process.pid).children(recursive=True)
         self.process.send_signal(by)
         assert self.process.wait(timeout=60) == 0, self._said.read_text()
@@ -92,7 +92,7 @@ class Script:
 
 @pytest.fixture
 def run(tmp_path):
-    """Runs the script on a repository with the model of digits."""
+    """Runs the script on a repository with the digit model."""
     models = copy_shipped(tmp_path / "models", "mnist")
     scripts = []
 
@@ -115,7 +115,7 @@ def test_the_script_finds_its_balancer_on_ports_that_the_system_chose(run):
 
 
 def tools_without(folder, *missing, **instead):
-    """A folder of links to all tools that there are, but for those; and some scripts of its own."""
+    """A folder of links to all tools except `missing`, with the scripts in `instead` in place of theirs."""
     folder.mkdir()
     for place in os.environ["PATH"].split(os.pathsep):
         for tool in sorted(Path(place).glob("*")):
@@ -135,7 +135,7 @@ def test_the_script_needs_no_curl(run, tmp_path):
 
 
 def refused(*flags, **environment):
-    """What the script says when it cannot start."""
+    """The output of the script when it cannot start."""
     ended = subprocess.run(
         [ROOT / "scripts" / "run.sh", "--no-photos", "--spawn", "1", *flags],
         env={**os.environ, "PROGRAMS": str(TARGET), **environment},

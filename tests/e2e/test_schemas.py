@@ -1,4 +1,4 @@
-"""What others build on keeps its form: JSON that the programs answer or write conforms to the published schemas."""
+"""Formats that others build on are stable: JSON that the programs send or write conforms to the published schemas."""
 
 import json
 import re
@@ -18,7 +18,7 @@ def schema(name):
 
 
 def closed(part):
-    """The same schema without room for members that it does not name: a new one has to be written into it."""
+    """The same schema, closed to members that it does not name: a new one has to be added to it."""
     if isinstance(part, list):
         return [closed(one) for one in part]
     if not isinstance(part, dict):
@@ -41,7 +41,7 @@ def test_a_schema_is_one_and_a_document_leads_to_it(path):
 
 @pytest.fixture(scope="module")
 def following(start, tmp_path_factory):
-    """A balancer that starts workers by itself and knows one that is not there, after it has looked at its load."""
+    """A balancer that starts workers by itself and knows one that is not there, after it has evaluated its load."""
     log = tmp_path_factory.mktemp("log") / "access.log"
     own = ("--spawn", "1..2", "--models", "models", "--worker", "away=127.0.0.1:9", "--access-log", log)
     balancer = start("balancer", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", *own)

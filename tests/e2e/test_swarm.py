@@ -1,7 +1,7 @@
 """deploy/compose.yaml as the stack of a Swarm of two engines that are joined by a network.
 
-It takes minutes, so it waits to be asked for: IMAGEFLEET_SWARM=1. With IMAGEFLEET_RECORD=1 what was seen
-becomes bench/results/swarm.DATE.COMMIT.json; IMAGEFLEET_PROFILE=release for figures that mean something.
+It takes minutes, so it runs only with IMAGEFLEET_SWARM=1. With IMAGEFLEET_RECORD=1 the figures are recorded in
+bench/results/swarm.DATE.COMMIT.json; use IMAGEFLEET_PROFILE=release for meaningful figures.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT / "bench"))
 from record import Result  # noqa: E402
 
 DEPLOY = ROOT / "deploy"
-# This kernel may have no IPVS, without which the routing mesh does not answer.
+# The kernel may lack IPVS, without which the routing mesh does not answer.
 FILES = ["--compose-file", "compose.yaml", "--compose-file", "compose.host-ports.yaml"]
 PUBLIC = "http://127.0.0.1:5000"
 ADMIN = "http://127.0.0.1:9900"
@@ -51,7 +51,7 @@ class Stack:
         return self.manager.docker("service", verb, "--detach=false", *arguments)
 
     def places(self):
-        """How many workers run on each node."""
+        """Number of workers that run on each node."""
         tasks = self.manager.docker("service", "ps", "--filter", "desired-state=running", "--quiet", "imagefleet_worker")
         if not tasks:
             return Counter()
@@ -68,7 +68,7 @@ class Stack:
 
     @contextlib.contextmanager
     def load(self, what):
-        """300 requests a second while the block lasts, of which none may fail."""
+        """300 requests per second while the block lasts; none may fail."""
         try:
             with steady.load(PUBLIC, RATE, self.folder / "load") as seen:
                 yield

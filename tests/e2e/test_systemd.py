@@ -1,4 +1,4 @@
-"""What systemd does with the balancer: holds its socket, and restarts it while clients come."""
+"""What systemd does with the balancer: it holds its socket, and restarts it while clients connect."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from fleet import ROOT, Threads, eventually
 
 UNITS = sorted((ROOT / "deploy" / "systemd").iterdir())
 RESTARTS = 4
-# As systemd starts a service with a socket unit: descriptor 3, and the process id that it is meant for.
+# As systemd starts a service with a socket unit: descriptor 3, and the PID that it is meant for.
 AS_SYSTEMD = 'exec 3<&"$0"; export LISTEN_PID=$$ LISTEN_FDS=1; exec "$@"'
 
 
@@ -81,7 +81,7 @@ class Service:
         held = self.listener.fileno()
         os.set_inheritable(held, True)
         command = ["bash", "-c", AS_SYSTEMD, str(held), TARGET / "balancer", "--admin", "127.0.0.1:0"]
-        # The address of the flag must not matter: this one is taken already.
+        # The address in the flag must not matter: this one is already in use.
         command += ["--listen", self.url.removeprefix("http://"), "--worker", self.upstream]
         self.process = subprocess.Popen(
             [str(part) for part in command], pass_fds=[held], stdout=subprocess.DEVNULL, stderr=self.log
@@ -99,7 +99,7 @@ class Service:
 
 
 class Clients(Threads):
-    """Half of them keep their connection, half open one for each request."""
+    """Half of them keep their connection, half open one per request."""
 
     def __init__(self, url, threads):
         self.failures, self.answered = [], 0
@@ -129,7 +129,7 @@ def test_restarts_with_a_socket_that_systemd_holds_lose_nothing(recorder, tmp_pa
                 wanted = clients.answered + 100
                 eventually(lambda: clients.answered >= wanted, 60, "answers go on")  # noqa: B023
                 service.stop()
-                time.sleep(0.1)  # as RestartSec: clients come, and are not accepted
+                time.sleep(0.1)  # like RestartSec: clients connect, and are not accepted
                 service.start()
             wanted = clients.answered + 100
             eventually(lambda: clients.answered >= wanted, 60, "answers go on")

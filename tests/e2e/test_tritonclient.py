@@ -1,4 +1,4 @@
-"""Triton's own client against a worker: JSON equals binary, errors are its own, versions come and go."""
+"""Triton's own client against a worker: JSON equals binary, errors are its own exceptions, versions come and go."""
 
 import asyncio
 

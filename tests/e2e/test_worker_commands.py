@@ -1,4 +1,4 @@
-"""What the commands of a worker make of statements, files and flags that are almost right, or meant to harm."""
+"""How the commands of a worker handle statements, files and flags that are almost right, or malicious."""
 
 import io
 import subprocess
@@ -40,7 +40,7 @@ def test_a_statement_trains_a_model_or_is_refused_in_words(tmp_path, name):
     models = tmp_path / "models"
     done = worker("train", "sql", tmp_path / "model.sql", "--csv", f"t={tmp_path / 't.csv'}", "--models", models)
     expect(done, status)
-    # What cannot be computed with is not served either.
+    # A refused statement leaves no model to serve.
     assert (models / "m" / "1" / "weights.safetensors").exists() == (status == 0)
 
 

@@ -1,4 +1,4 @@
-"""What a worker answers to bodies that its libraries, or other readers of them, would take otherwise."""
+"""How a worker answers bodies that its libraries, or other parsers, would read differently."""
 
 import base64
 import os
@@ -18,7 +18,7 @@ from worker_inputs import CASES, SEVEN, TURNED, picture, rows_of
 
 @pytest.fixture(scope="module")
 def worker(start):
-    # Libraries add to their errors where in the program they come from, and clients hear nothing of that.
+    # Libraries add source locations to their errors, which clients must not see.
     traced = ["env", "RUST_BACKTRACE=1"]
     return start("worker", "serve", "--listen", "127.0.0.1:0", "--models", str(ROOT / "models"), within=traced)
 
@@ -41,7 +41,7 @@ def test_an_input_has_one_answer(worker, name):
 
 
 def test_why_a_model_does_not_load_is_told_without_the_programs_own_source(start, tmp_path):
-    """Errors of the library for tensors, and of the system, with backtraces on."""
+    """Errors of the tensor library, and of the system, with backtraces on."""
     for name in ("short", "empty", "other"):
         shutil.copytree(ROOT / "models" / "mnist", tmp_path / name)
     weights = {name: tmp_path / name / "1" / "weights.safetensors" for name in ("short", "empty", "other")}
@@ -83,11 +83,11 @@ def test_a_request_names_its_host(worker):
 
 
 def test_memory_is_what_it_was_after_all_of_them(start):
-    """The inputs after which the memory of a process has grown without an end."""
+    """Inputs after which the memory of a process has grown without bound."""
     worker = start("worker", "serve", "--listen", "127.0.0.1:0", "--models", str(ROOT / "models"))
     photo = encode(digit(7, size=1200).convert("RGB"), "JPEG")
     usual = [picture(photo), CASES["the best classes"][2]] * 20
-    # At once, so that every thread of the worker has had its part before.
+    # Concurrently, so that every thread of the worker has had its share before the measurement.
     with ThreadPoolExecutor(8) as clients:
         assert {answer.status_code for answer in clients.map(lambda question: ask(worker, *question), usual)} == {200}
     resident = lambda: resident_memory(worker.process.pid)  # noqa: E731
@@ -95,7 +95,7 @@ def test_memory_is_what_it_was_after_all_of_them(start):
     for _ in range(3):
         for status, _, question in CASES.values():
             assert ask(worker, *question).status_code == status
-    # What they leave is given back in a pause.
+    # The memory that they leave in use is given back during a pause.
     eventually(lambda: resident() <= 1.1 * before + 5, 30, f"{before} MB again, and not {resident()}")
 
 
@@ -110,7 +110,7 @@ def test_files_that_are_no_pictures_eject_no_worker(start):
     assert len(bad) > 5
     for name in bad:
         status, _, question = CASES[name]
-        # More than it takes to eject both, if they were counted.
+        # More than enough to eject both, if these were counted as failures.
         assert [ask(balancer, *question).status_code for _ in range(10)] == [status] * 10, name
     endpoints = requests.get(f"{admin}/fleet.json", timeout=10).json()["endpoints"]
     assert [endpoint["state"] for endpoint in endpoints] == ["available"] * 2, endpoints
@@ -125,7 +125,7 @@ def test_a_folder_that_a_worker_may_not_read_stops_nothing_else(start, tmp_path)
     for name in ("lost+found", "iris_model"):
         shutil.copytree(ROOT / "models" / "iris_model", tmp_path / name)
         (tmp_path / name).chmod(0)
-    # Root reads everything, but for what its process has given up.
+    # Root can read everything, unless its process has dropped the capabilities.
     within = []
     if os.geteuid() == 0:
         for name in ("lost+found", "iris_model"):
@@ -138,7 +138,7 @@ def test_a_folder_that_a_worker_may_not_read_stops_nothing_else(start, tmp_path)
     answer = ask(worker, "/v2/repository/models/iris_model/load", b"", {})
     assert answer.status_code == 400, answer.text
     assert "iris_model: Permission denied" in answer.json()["error"] and str(tmp_path) not in answer.text
-    # That was not the first look at it.
+    # That was not the first time that the folders were scanned.
     for name in ("lost+found", "iris_model"):
         warnings = [line for line in worker.log.read_text().splitlines() if "folder skipped" in line and name in line]
         assert len(warnings) == 1, warnings

@@ -1,4 +1,4 @@
-"""What runs where the project is hosted: checked as far as that can be done elsewhere."""
+"""What runs where the project is hosted, checked as far as possible elsewhere."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from fleet import ROOT
 GITHUB = ROOT / ".github"
 WORKFLOWS = sorted((GITHUB / "workflows").iterdir())
 TOOLS = Path(sys.executable).parent
-# What says which versions a part of the project is built from, and who looks after it.
+# Files that say which versions a part of the project is built from, and the Dependabot ecosystem of each.
 MANIFESTS = {
     "Cargo.lock": "cargo",
     "rust-toolchain.toml": "rust-toolchain",

@@ -1,4 +1,4 @@
-"""Users that send one request after the other and count what became of each."""
+"""Users that send requests in sequence and count the outcomes."""
 
 import threading
 from collections import Counter
@@ -12,7 +12,7 @@ PAUSE = 0.02
 
 
 class Users(Threads):
-    """Some upload digits and some ask for flowers, while a `with` block lasts."""
+    """Some upload digits and some send iris measurements, while a `with` block lasts."""
 
     def __init__(self, url, count=6):
         super().__init__(count, self._use, url)
@@ -40,14 +40,14 @@ class Users(Threads):
             self.ending.wait(PAUSE)
 
     def _upload(self, session, url):
-        # By name: a worker that has just begun may have another model ready before this one.
+        # The model is named: a worker that has just started may have another one ready before it.
         return session.post(f"{url}/submit?model=mnist", files={"image": self._seven}, timeout=30)
 
     def _ask(self, session, url):
         return session.post(f"{url}/v1/models/iris_model:predict", json={"instances": [FLOWER]}, timeout=30)
 
     def served_by(self, wanted):
-        """Whether as many endpoints as wanted have answered since the last call that was true."""
+        """Whether at least `wanted` endpoints have answered since the last call that returned true."""
         with self._lock:
             enough = len(set(self.answers) - {None}) >= wanted
             if enough:

@@ -1,4 +1,4 @@
-"""Inputs that libraries, or other readers of them, would take otherwise than a worker has to, and what it answers."""
+"""Inputs that libraries, or other parsers, would read differently than a worker has to, and the expected answers."""
 
 import base64
 import gzip
@@ -73,7 +73,7 @@ def segment(marker, content):
 
 
 def jpeg_of_tables(size):
-    """A grey photo of 8 by 8, behind so many bytes of Huffman tables that its scan does not select."""
+    """A grey photo of 8 by 8, behind `size` bytes of Huffman tables that its scan does not select."""
     table = bytes([0x10, 1]) + bytes(15) + b"\0"
     tables = segment(0xC4, table * 3600)
     frame = segment(0xC0, struct.pack(">BHHB3B", 8, 8, 8, 1, 1, 0x11, 0))
@@ -89,7 +89,7 @@ def without_end(side):
 
 
 def turned(picture_format, change=lambda content: content):
-    """A seven that a camera has taken on its side, and says so."""
+    """A seven that a camera has taken on its side, with the orientation recorded."""
     buffer = io.BytesIO()
     lying = digit(7).convert("RGB").transpose(Image.Transpose.ROTATE_90)
     lying.save(buffer, picture_format, exif=b"Exif\0\0" + TURN_90)
@@ -105,7 +105,7 @@ def said_last(png):
 
 
 def said_plainly(webp):
-    """Takes the prefix that JPEG has off the orientation of a WebP."""
+    """Strips the prefix that JPEG has from the orientation of a WebP."""
     at = webp.index(b"EXIF")
     size = int.from_bytes(webp[at + 4 : at + 8], "little")
     content = webp[at + 8 : at + 8 + size].removeprefix(b"Exif\0\0")
@@ -115,7 +115,7 @@ def said_plainly(webp):
 
 
 def context_for_examples(members, examples):
-    """Members to look a column up in, for each of many examples; the last is none, so that nothing is computed."""
+    """Members to look a column up in, per example; the last example is not an object, so that nothing is computed."""
     columns = ",".join(f'"{name}":1' for name in ("sepal_length", "sepal_width", "petal_length", "petal_width"))
     parts = ['{"context":{', '"":0,' * members, columns, '},"examples":[', "{}," * examples, "7]}"]
     return "/v1/models/iris_model:classify", "".join(parts).encode(), {}

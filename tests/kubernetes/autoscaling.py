@@ -1,15 +1,15 @@
-"""What autoscaling is good for: Locust's users on the cluster that kubectl points to, without it and with it.
+"""Measures the effect of autoscaling: Locust's users on the cluster that kubectl points to, without it and with it.
 
     python3 tests/kubernetes/autoscaling.py                       75 users that upload photos
     python3 tests/kubernetes/autoscaling.py --users 225 --experiment kubernetes-overload
     python3 tests/kubernetes/autoscaling.py --overlay tests/kubernetes/queue --experiment kubernetes-queue
     python3 tests/kubernetes/autoscaling.py --overlay FOLDER      an overlay of your own
 
-It applies an overlay that has the service and components/load-test in it and lets the API server reach Locust, lets the users come, stay and go once with a fixed number of
-workers and once with the autoscaler, looks every two seconds at what becomes of users, answers, workers
-and processor time, and writes bench/results/EXPERIMENT.DATE.COMMIT.json. Requests that are answered 429
-with a time to come back are counted apart from those that fail. It takes about fifteen minutes. The images
-have to be where the nodes find them (docs/kubernetes.md).
+It applies an overlay that includes the service and components/load-test and lets the API server reach Locust. It lets
+the users come, stay and leave, once with a fixed number of workers and once with the autoscaler, samples users,
+answers, workers and processor time every two seconds, and writes bench/results/EXPERIMENT.DATE.COMMIT.json. Requests
+that are answered 429 with `Retry-After` are counted apart from those that fail. It takes about fifteen minutes. The
+images have to be where the nodes find them (docs/kubernetes.md).
 """
 
 import argparse
@@ -36,7 +36,7 @@ SUFFIXES = {"n": 1e-9, "u": 1e-6, "m": 1e-3, "": 1.0}
 EVERY = 2.0
 LOCUST = f"/api/v1/namespaces/{SPACE}/services/locust:http/proxy"
 BALANCER = f"/api/v1/namespaces/{SPACE}/services/balancer:http/proxy"
-# As deploy/locust/locustfile.py calls what was answered 429 with a time to come back.
+# What deploy/locust/locustfile.py appends to the names of requests that were answered 429 with `Retry-After`.
 TURNED_AWAY = " (turned away)"
 PROMPT = 600.0
 
@@ -49,7 +49,7 @@ def kubectl(*words, stdin=None):
 
 
 class Cluster:
-    """The API, by way of `kubectl proxy`, which knows how to say who we are."""
+    """The API through `kubectl proxy`, which authenticates us."""
 
     def __init__(self):
         command = ["kubectl", "proxy", "--port", "0"]
@@ -77,28 +77,28 @@ class Cluster:
         return self.get(f"{LOCUST}/stats/requests")
 
     def order(self, what, **form):
-        """Locust begins, ends or forgets."""
+        """Makes Locust start, stop, or reset its statistics."""
         self.ask(f"{LOCUST}/{what}", form)
 
     def model(self):
-        """The model that answers a picture for which no model is asked, as the users' photos are."""
+        """The model that answers a picture sent without naming a model, as the users' photos are."""
         picture = (ROOT / "docs" / "seven.png").read_bytes()
         answer = json.loads(self.ask(f"{BALANCER}/predict", body=picture, **{"Content-Type": "image/png", "Accept": "application/json"}))
         return f"{answer['model']} {answer['version']}"
 
     def restarts(self):
-        """How often the containers of the service that are there were started again."""
+        """How often the current containers of the service were restarted."""
         label = urllib.parse.quote("app.kubernetes.io/name in (balancer, worker)")
         pods = self.get(f"/api/v1/namespaces/{SPACE}/pods?labelSelector={label}")["items"]
         return sum(one["restartCount"] for pod in pods for one in pod["status"].get("containerStatuses", []))
 
     def workers(self):
-        """How many are wanted, and how many are ready."""
+        """The number of workers that are wanted, and of those that are ready."""
         found = self.get(f"/apis/apps/v1/namespaces/{SPACE}/deployments/worker")
         return found["spec"].get("replicas", 0), found["status"].get("readyReplicas", 0)
 
     def waiting(self):
-        """The requests that wait, as the autoscaler is told; nothing where it is told nothing."""
+        """The number of waiting requests, as reported to the autoscaler; `None` if it is not reported."""
         path = f"/apis/custom.metrics.k8s.io/v1beta1/namespaces/{SPACE}/services/balancer-admin/waiting_requests"
         try:
             return amount(self.get(path)["items"][0]["value"])
@@ -106,7 +106,7 @@ class Cluster:
             return None
 
     def processors(self):
-        """The processors that all workers take together, as the metrics API last knew."""
+        """The processors that all workers use together, as last reported by the metrics API."""
         label = urllib.parse.quote("app.kubernetes.io/name=worker")
         pods = self.get(f"/apis/metrics.k8s.io/v1beta1/namespaces/{SPACE}/pods?labelSelector={label}")["items"]
         return sum(amount(one["usage"]["cpu"]) for pod in pods for one in pod["containers"])
@@ -118,7 +118,7 @@ def amount(text):
 
 
 def sample(cluster, since):
-    """A line of the series. Without users, Locust repeats the figures of earlier ones."""
+    """One line of the series. While there are no users, Locust repeats the figures of earlier ones."""
     said = cluster.statistics()
     are_there = said["user_count"] > 0
     times = said.get("current_response_time_percentiles") if are_there else {}
@@ -126,7 +126,7 @@ def sample(cluster, since):
     return {
         "second": round(time.monotonic() - since, 1),
         "users": said["user_count"],
-        # Of the last seconds: `total_rps` is the mean since the first one.
+        # Over the last seconds: `total_rps` is the mean since the first one.
         "answers per second": round(said["current_rps"] - said["current_fail_per_sec"], 1) if are_there else 0.0,
         "median": times.get("response_time_percentile_0.5") or None,
         "95th percentile": times.get("response_time_percentile_0.95") or None,
@@ -142,7 +142,7 @@ def watch(cluster, series, since, seconds, enough=None):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         started = time.monotonic()
-        # A failed query leaves a gap in the series and nothing else.
+        # A failed query only leaves a gap in the series.
         with contextlib.suppress(OSError, http.client.HTTPException, ValueError, KeyError):
             series.append(sample(cluster, since))
             if enough and enough(series[-1]):
@@ -152,7 +152,7 @@ def watch(cluster, series, since, seconds, enough=None):
 
 
 def users_come_and_go(cluster, options, least):
-    """One run: quiet, users, quiet. Returns its series, what Locust counted by name, and how many restarts there were."""
+    """One run: quiet, users, quiet. Returns its series, Locust's counts by name, and the number of restarts."""
     cluster.order("stats/reset")
     series, since = [], time.monotonic()
     watch(cluster, series, since, 20)
@@ -175,12 +175,12 @@ def settled(series, key, share=0.5):
 
 
 def prepare(options):
-    # What is left of an earlier run goes first: in a namespace that ends nothing can be made.
+    # Wait for the remains of an earlier run to go: nothing can be created in a namespace that is terminating.
     phase = kubectl("get", "namespace", SPACE, "--ignore-not-found", "--output", "jsonpath={.status.phase}")
     if phase == "Terminating":
         kubectl("wait", "--for", "delete", f"namespace/{SPACE}", "--timeout", "180s")
     kubectl("apply", "--filename", str(ROOT / "deploy/kubernetes/base/namespace.yaml"))
-    # One that is there is kept: the balancers that run know it.
+    # An existing secret is kept: running balancers know it.
     if not kubectl("--namespace", SPACE, "get", "secret", "imagefleet-admin", "--ignore-not-found", "--output", "name"):
         secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "imagefleet-admin", "namespace": SPACE}}
         secret["stringData"] = {"token": secrets.token_hex(32)}
@@ -199,7 +199,7 @@ def until(what, condition, seconds=180):
 
 
 def outcomes(counted):
-    """Of all requests, how many were turned away and how many failed; and what Locust says of the rest's largest part."""
+    """The number of requests, of those turned away and of those failed, and Locust's largest entry among the rest."""
     total = counted.pop("Aggregated")
     turned_away = sum(one["num_requests"] for name, one in counted.items() if name.endswith(TURNED_AWAY))
     rest = [one for name, one in counted.items() if not name.endswith(TURNED_AWAY)]
@@ -214,7 +214,7 @@ def add_figures(result, of, series, counted, restarts):
     result.add("containers that were started again", of, "", [restarts])
     result.add("answers per second, second half of the users' time", of, "/s", settled(series, "answers per second"))
     if turned_away:
-        # Those of the last seconds do not tell them apart.
+        # The figures of the last seconds do not tell the two apart.
         result.add("median response time of what was not turned away", of, "ms", [served["median_response_time"]])
         result.add("95th percentile of what was not turned away", of, "ms", [served["response_time_percentile_0.95"]])
     else:

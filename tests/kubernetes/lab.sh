@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# A Kubernetes cluster of this machine's own, for the tests beside it: etcd, API server, controllers and
-# scheduler, two nodes with kubelet, containerd and proxy, CoreDNS and metrics-server, each node in a
-# network namespace of its own, nothing of the machine's network touched. As root, on Debian:
+# A Kubernetes cluster on this machine, for the tests beside this script: etcd, API server, controllers and
+# scheduler, two nodes with kubelet, containerd and proxy, CoreDNS and metrics-server. Each node has a
+# network namespace of its own; the machine's network is not touched. As root, on Debian:
 #
 #   tests/kubernetes/lab.sh build                  the cluster's programs from their sources, once
 #   tests/kubernetes/lab.sh images                 the images: the service, Locust, the cluster's own
 #   tests/kubernetes/lab.sh up                     starts the cluster
 #   tests/kubernetes/lab.sh run COMMAND…           a command that reaches it: kubectl, tests/kubernetes/run.sh
-#   tests/kubernetes/lab.sh down                   ends it and clears it away
+#   tests/kubernetes/lab.sh down                   stops the cluster and removes it
 #
-# The first build takes as long as Kubernetes does: half an hour of two free cores. What is built stays
+# The first build takes as long as that of Kubernetes: half an hour on two free cores. What is built stays
 # under LAB_CACHE (~/.cache/imagefleet-lab), the cluster itself lives under LAB (/var/lib/imagefleet-lab).
-# PROGRAMS=target/release takes programs of the service that are built already.
+# PROGRAMS=target/release uses programs of the service that are already built.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=scripts/toolchain.sh
@@ -30,7 +30,7 @@ source "$here/plane.sh"
 # shellcheck source=tests/kubernetes/lab/nodes.sh
 source "$here/nodes.sh"
 
-# start NAME NAMESPACE PROGRAM…: a program that goes on after this script, until `down`.
+# start NAME NAMESPACE PROGRAM…: starts a program that keeps running after this script, until `down`.
 start() {
   local name=$1 namespace=$2
   shift 2
@@ -48,7 +48,7 @@ until_ok() {
   done
 }
 
-# stop NAME: asks the program to end and waits until it has.
+# stop NAME: terminates the program and waits until it has ended.
 stop() {
   local pid
   pid=$(cat "$lab/pids/$1" 2>/dev/null) || return 0
@@ -83,7 +83,7 @@ up() {
 }
 
 down() {
-  # Before the programs, so that nothing starts anew what is taken away.
+  # The kubelets go first, so that they do not restart what is being removed.
   for node in "${nodes[@]}"; do stop "kubelet-$node"; done
   for node in "${nodes[@]}"; do clear_node "$node"; done
   for name in kube-scheduler kube-controller-manager kube-apiserver etcd; do stop "$name"; done

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Tries the service on the cluster that kubectl points to: an upload, users without a failure while it
-# scales up and down, a rolling update, the loss of a pod and, where there are several, the drain of a node
-# under load. It takes some 15 minutes and needs the images imagefleet-balancer, -worker and -client where
+# Tests the service on the cluster that kubectl points to: an upload, users that see no failure while it
+# scales up and down, a rolling update, the loss of a pod and, if there are several nodes, the drain of one
+# under load. It takes about 15 minutes and needs the images imagefleet-balancer, -worker and -client where
 # the nodes find them.
 #
 #   tests/kubernetes/run.sh                       the overlay for minikube
-#   OVERLAY=gke tests/kubernetes/run.sh           another one that has the service in it, or a folder
-#   RECORD=1 tests/kubernetes/run.sh              keeps what was seen in bench/results
+#   OVERLAY=gke tests/kubernetes/run.sh           another overlay that includes the service, or a folder
+#   RECORD=1 tests/kubernetes/run.sh              records the figures in bench/results
 #   CLIENT=registry.example/client:1 USERS=75 tests/kubernetes/run.sh
 #   KEEP=1 tests/kubernetes/run.sh                leaves everything running
 #
-# Nothing is waited for without an end: PATIENCE is how many seconds a pod may take to begin, and to end
-# after its time (120).
+# Every wait is limited: PATIENCE is the number of seconds that a pod may take to start, and to end after its
+# time is over (120).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=scripts/toolchain.sh
@@ -23,13 +23,13 @@ client=${CLIENT:-imagefleet-client} users=${USERS:-75}
 patience=${PATIENCE:-120}
 space=imagefleet
 here() { kubectl --namespace "$space" "$@"; }
-# look VERB…: what is answered at once, or not at all.
+# look VERB…: for requests that are answered immediately or not at all.
 look() { here --request-timeout=30s "$@"; }
 
 kubectl --request-timeout=30s version >/dev/null 2>&1 || die "no cluster answers (kubectl version says why)"
 say "The cluster is $(kubectl config current-context)."
 
-# phase_of NAME: what its cluster says of a pod.
+# phase_of NAME: prints the phase of a pod.
 phase_of() { look get pod "$1" --output 'jsonpath={.status.phase}'; }
 
 # until_phase NAME PATTERN DEADLINE WHAT: waits until the pod is in one of these phases.
@@ -42,7 +42,8 @@ until_phase() {
 }
 
 declare -A ends
-# load NAME SECONDS FLAGS...: a pod that sends requests for so long, which has begun; its summary is its log.
+# load NAME SECONDS FLAGS...: starts a pod that sends requests for that long, and waits until it has begun;
+# its log is the summary.
 load() {
   local name=$1 seconds=$2 flags
   shift 2
@@ -76,8 +77,8 @@ POD
   ends[$name]=$((SECONDS + seconds + patience))
 }
 
-# finished NAME: waits for it and prints how many requests there were, how many failed, and the median and
-# the 99th percentile of their times in milliseconds.
+# finished NAME: waits for the pod and prints the number of requests, the number of failures, and the median
+# and the 99th percentile of the response times in milliseconds.
 finished() {
   until_phase "$1" 'Succeeded|Failed' "${ends[$1]}" "does not end"
   look logs "$1" | python3 -c '
@@ -104,7 +105,7 @@ no_failure() {
     "$2" failed '' "$failed" "$2" median ms "$median" "$2" "99th percentile" ms "$late" >>"$figures"
 }
 
-# upload: a picture from this machine, by a way that kubectl opens.
+# upload: uploads a picture from this machine through a port that kubectl forwards.
 upload() {
   local ways way port answer deadline=$((SECONDS + patience))
   ways=$(mktemp)
@@ -124,7 +125,7 @@ upload() {
 
 replicas() { look get deployment worker --output 'jsonpath={.status.readyReplicas}'; }
 
-# until_replicas LEAST MOST SECONDS WHAT: waits until so many workers are ready.
+# until_replicas LEAST MOST SECONDS WHAT: waits until LEAST to MOST workers are ready.
 until_replicas() {
   local deadline=$((SECONDS + $3)) count
   until count=$(replicas) && ((${count:-0} >= $1 && ${count:-0} <= $2)); do
@@ -140,10 +141,10 @@ look get secret imagefleet-admin >/dev/null 2>&1 \
   || here create secret generic imagefleet-admin --from-literal=token="$(openssl rand -hex 32)"
 kubectl apply --kustomize "$overlay"
 if [ -z "${KEEP:-}" ]; then
-  # To its end, so that the next run finds a cluster in which something can be made.
+  # Wait until all is deleted, so that the next run can create its objects.
   trap 'kubectl delete --kustomize "$overlay" --timeout=180s >/dev/null' EXIT
 fi
-# What sends the load may reach the balancer, and the name server as all may.
+# The pods that send the load may reach the balancer and, like all pods, the name server.
 here apply --filename - <<'POLICY'
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -166,7 +167,7 @@ until_replicas $((least + 1)) 1000 240 "Under load"
 no_failure users "Scaling up"
 until_replicas "$least" "$least" 600 "Two quiet minutes later"
 
-# What follows is for a service of more than one: what is alone cannot go without being missed.
+# The rest needs more than one of each: a single replica cannot go away unnoticed.
 here patch hpa worker --patch '{"spec": {"minReplicas": 2}}'
 here scale deployment balancer --replicas 2
 here rollout status deployment/balancer --timeout 180s
@@ -190,7 +191,7 @@ no_failure loss "Loss of a pod"
 if [ "$(kubectl --request-timeout=30s get nodes --output name | wc -l)" -gt 1 ]; then
   say "The drain of a node at 100 requests per second."
   load drain 90 --workload=iris --rate=100
-  # One with a worker, and without the pod that sends the load.
+  # A node with a worker, but without the pod that sends the load.
   busy=$(look get pod drain --output 'jsonpath={.spec.nodeName}')
   node=$(look get pods --selector app.kubernetes.io/name=worker \
     --output 'jsonpath={range .items[*]}{.spec.nodeName}{"\n"}{end}' | grep --max-count 1 --invert-match --line-regexp "$busy")

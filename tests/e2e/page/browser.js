@@ -1,4 +1,4 @@
-// As much of a browser as the modules of the page look at when they are loaded.
+// The parts of a browser that the modules of the page access when they are loaded.
 
 globalThis.document = {
   documentElement: { dataset: { root: "./" }, lang: "en" },

@@ -1,4 +1,4 @@
-// The logic of the page that needs no browser: node --test
+// Logic of the page that needs no browser: node --test
 
 import "./browser.js";
 import assert from "node:assert/strict";

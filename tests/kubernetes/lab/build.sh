@@ -1,13 +1,13 @@
 # shellcheck shell=bash disable=SC2034,SC2154
-# Sourced by lab.sh, whose names it uses: the programs of a cluster, built from the Go modules that their projects publish, and
-# the images that its nodes are given.
+# Sourced by lab.sh, whose variables and functions it uses: builds the programs of a cluster from the Go modules that
+# their projects publish, and the images for its nodes.
 
 debian=(etcd-server containerd runc containernetworking-plugins iptables nftables conntrack docker.io prometheus)
-# The last Kubernetes that starts on a machine with the first version of cgroups.
+# The last release of Kubernetes that starts on a machine with version 1 of cgroups.
 kubernetes=1.34.4 metrics_server=0.8.0 coredns=1.13.1 adapter=0.12.0 locust=2.47.0
 
-# go_module FOLDER MODULE@VERSION…: a module that requires these and takes the parts of Kubernetes from where
-# they are published, since the folders that its own go.mod names instead are not part of what is published.
+# go_module FOLDER MODULE@VERSION…: makes a module that requires these and takes the parts of Kubernetes from their
+# published modules, since the folders that Kubernetes' own go.mod names instead are not published.
 go_module() {
   local folder=$1 parts
   shift
@@ -24,7 +24,7 @@ go_module() {
   cp -R "$here/names" "$here/pause" "$folder"
 }
 
-# program NAME FOLDER PACKAGE: builds it in that module unless it is there.
+# program NAME FOLDER PACKAGE: builds the package in that module unless the program exists.
 program() {
   [ ! -x "$cache/bin/$1" ] || return 0
   say "Building $1."
@@ -42,18 +42,18 @@ build() {
     program "$name" "$cache/kubernetes" "k8s.io/kubernetes/cmd/$name"
   done
   program metrics-server "$cache/kubernetes" sigs.k8s.io/metrics-server/cmd/metrics-server
-  # Its libraries are newer.
+  # In a module of its own, because its libraries are newer.
   go_module "$cache/names" "github.com/coredns/coredns@v$coredns"
   program coredns "$cache/names" ./names
   program pause "$cache/names" ./pause
-  # Its libraries are older.
+  # In a module of its own, because its libraries are older.
   mkdir -p "$cache/adapter"
   [ -e "$cache/adapter/go.sum" ] || printf 'module imagefleet/adapter\n\ngo 1.24.0\n\nrequire %s v%s\n' \
     sigs.k8s.io/prometheus-adapter "$adapter" >"$cache/adapter/go.mod"
   program prometheus-adapter "$cache/adapter" sigs.k8s.io/prometheus-adapter/cmd/adapter
 }
 
-# tool_image NAME: an image of one program that needs nothing but itself.
+# tool_image NAME: makes an image of one self-contained program.
 tool_image() {
   local root
   root=$(mktemp -d)
@@ -63,9 +63,9 @@ tool_image() {
   rm -rf "$root"
 }
 
-# libraries ROOT: adds the libraries that the programs in there need.
+# libraries ROOT: adds the libraries that the programs in ROOT need.
 libraries() {
-  # Not every one of them can be asked.
+  # ldd fails for some of them.
   { find "$1" \( -name '*.so' -o -name '*.so.*' -o -path '*/usr/bin/*' \) -type f -exec ldd {} + 2>/dev/null || true; } \
     | sed -n 's/.* => \(\/lib[^ ]*\|\/usr\/lib[^ ]*\) .*/\1/p; s/^[[:space:]]*\(\/lib[^ ]*\) .*/\1/p' | sort -u \
     | while read -r library; do
@@ -86,7 +86,7 @@ prometheus_image() {
   rm -rf "$root"
 }
 
-# locust_image: Locust with Debian's Python, under the name that the manifests ask for.
+# locust_image: Locust with Debian's Python, under the name that the manifests use.
 locust_image() {
   local root python=/usr/bin/python3.11
   [ -x "$python" ] || die "no $python (Debian 12: apt install python3.11)"
@@ -112,7 +112,7 @@ PYTHON
   rm -rf "$root"
 }
 
-# service_images: as scripts/images.sh makes them, by an engine that ends with it where none answers.
+# service_images: runs scripts/images.sh, with a temporary Docker engine if none responds.
 service_images() {
   local engine name pid=
   engine=$(mktemp -d)
@@ -121,7 +121,7 @@ service_images() {
     dockerd --host "$DOCKER_HOST" --data-root "$engine/data" --exec-root "$engine/exec" --pidfile "$engine/pid" \
       --bridge none --iptables=false >"$engine/log" 2>&1 &
     pid=$!
-    # Also where an image cannot be built.
+    # Stop the engine even if an image cannot be built.
     trap 'kill '"$pid"' 2>/dev/null' EXIT
     until_ok 60 "the Docker engine" docker version
   fi

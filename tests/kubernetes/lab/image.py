@@ -1,4 +1,4 @@
-"""Makes a container image of a folder, without an engine: an archive as `docker save` writes it.
+"""Makes a container image from a folder, without an engine: an archive in the format of `docker save`.
 
     image.py NAME FOLDER ARCHIVE PROGRAM [ARGUMENT ...]
 """

@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2034,SC2154
-# Sourced by lab.sh, whose names it uses: a switch, the plane and the nodes, each a network namespace.
+# Sourced by lab.sh, whose variables and functions it uses: a switch, the plane and the nodes, each a network namespace.
 
 address_of() { echo "10.233.7.1${1#node}"; }
 pods_of() { echo "10.244.${1#node}"; }
@@ -23,7 +23,7 @@ make_network() {
   local node other
   for node in "${nodes[@]}"; do
     namespace "$node" "$(address_of "$node")"
-    # The addresses of Services need a way, which the proxy then changes; the plane leads nowhere.
+    # The addresses of Services need a route, which the proxy then changes; the plane leads nowhere.
     ip -n "lab-$node" route add default via "$plane_address"
     nsenter --net="/run/netns/lab-$node" sysctl -q -w net.ipv4.ip_forward=1
   done
@@ -34,7 +34,7 @@ make_network() {
   done
 }
 
-# clear_network: ours, and those of pods that were there to the last.
+# clear_network: deletes our namespaces, and those of pods that still existed at the end.
 clear_network() {
   local name
   for name in $(ip netns list | cut -d' ' -f1 | sort | comm -13 "$lab/namespaces" - | grep -E '^(cni-|lab-)'); do

@@ -1,8 +1,9 @@
 # shellcheck shell=bash disable=SC2034,SC2154
-# Sourced by lab.sh, whose names it uses: containerd, kubelet and proxy of a node, and the groups that its pods are in.
+# Sourced by lab.sh, whose variables and functions it uses: containerd, kubelet and proxy of a node, and the cgroups of
+# its pods.
 
 groups=/sys/fs/cgroup
-# What a kubelet changes of the kernel, which `down` puts back.
+# Kernel settings that a kubelet changes and `down` restores.
 tunables=(vm.overcommit_memory vm.panic_on_oom kernel.panic kernel.panic_on_oops kernel.keys.root_maxkeys kernel.keys.root_maxbytes)
 
 containers() { ctr --address "$lab/$1/containerd.sock" --namespace k8s.io "${@:2}"; }
@@ -11,8 +12,8 @@ all_nodes_are_ready() {
   [ "$(kube get nodes --no-headers | awk '$2 == "Ready"' | wc -l)" = "${#nodes[@]}" ]
 }
 
-# make_groups NODE: the folder of its pods in each hierarchy; cpuset wants to be told what there is, and
-# what else the machine does takes little of the processors.
+# make_groups NODE: makes the folder of its pods in each hierarchy. A cpuset has to be given its processors and memory
+# nodes; the shares leave little processor time to whatever else the machine does.
 make_groups() {
   local folder
   for folder in "$groups"/*/; do
@@ -113,7 +114,7 @@ start_node() {
   start "kube-proxy-$node" "lab-$node" "$cache/bin/kube-proxy" --config "$home/proxy.yaml"
 }
 
-# clear_node NODE: its containers, what they had mounted, and its groups.
+# clear_node NODE: removes its containers, their mounts, and its cgroups.
 clear_node() {
   local node=$1 task folder
   stop "kube-proxy-$node"
@@ -128,7 +129,7 @@ clear_node() {
     [ ! -d "$folder/$node" ] || find "$folder/$node" -depth -type d -exec rmdir {} + 2>/dev/null || true
     rmdir "$folder" 2>/dev/null || true
   done
-  # Links that a kubelet makes, whatever it is told about the folder of its logs.
+  # Links that a kubelet makes, whatever folder is set for its logs.
   find /var/log/containers -lname "$lab/*" -delete 2>/dev/null || true
 }
 

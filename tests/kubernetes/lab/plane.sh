@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2034,SC2154
-# Sourced by lab.sh, whose names it uses: etcd, the API server, the controllers and the scheduler.
+# Sourced by lab.sh, whose variables and functions it uses: etcd, the API server, the controllers and the scheduler.
 
-# certificate NAME SUBJECT [ALTERNATIVE-NAMES]: a key and a certificate of the cluster's authority.
+# certificate NAME SUBJECT [ALTERNATIVE-NAMES]: makes a key and a certificate signed by the cluster's authority.
 certificate() {
   local name=$1 subject=$2 names=${3:-}
   openssl req -new -newkey rsa:2048 -nodes -subj "$subject" -keyout "$lab/tls/$name.key" -out "$lab/tls/$name.csr" 2>/dev/null
@@ -10,7 +10,7 @@ certificate() {
     -out "$lab/tls/$name.crt" 2>/dev/null
 }
 
-# account FILE USER GROUPS: lets who has the file act as the user.
+# account FILE USER GROUPS: writes a kubeconfig file with which a client acts as the user.
 account() {
   local token
   token=$(openssl rand -hex 24)
