@@ -97,6 +97,12 @@ impl<A> Failure<A> {
 }
 
 impl<A: Reply> Failure<A> {
+    /// Whether the endpoint answered that it is not ready, if it is one whose 503 means that: it has
+    /// begun no work.
+    pub(super) fn is_not_ready(&self) -> bool {
+        matches!(self, Self::Status(reply) if reply.status() == StatusCode::SERVICE_UNAVAILABLE)
+    }
+
     /// Of two failed attempts, keeps the one that is more useful to the client: an answer beats
     /// none, and one with `Retry-After` beats one without.
     #[must_use]

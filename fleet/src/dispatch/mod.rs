@@ -7,11 +7,12 @@
 //! **Retries.** A second attempt goes to another endpoint, only before the client has seen a byte,
 //! only within the retry budget (a share of the active requests, so that retries cannot multiply an
 //! overload) and never after the deadline. It needs no budget if the first endpoint could not be
-//! reached or its process is gone ([`Failure::left_no_work`]). A request that met a dead idle
-//! connection is sent again over a fresh one, to another endpoint if one has room: a process that
-//! was killed breaks its connections a moment before it refuses new ones. The number of sends is
-//! bounded in any case. More endpoints are tried only while they cannot be connected to, which
-//! costs them no work: when most of a fleet is stopped, the first picks may all be gone.
+//! reached or its process is gone ([`Failure::left_no_work`]), or if it is a worker that answered
+//! that it is not ready, as after a restart until a probe has found that out. A request that met a
+//! dead idle connection is sent again over a fresh one, to another endpoint if one has room: a
+//! process that was killed breaks its connections a moment before it refuses new ones. The number
+//! of sends is bounded in any case. More endpoints are tried only while they cannot be connected
+//! to, which costs them no work: when most of a fleet is stopped, the first picks may all be gone.
 //!
 //! **Parallel attempts.** The first good answer wins. A *hedge* is sent when an answer takes longer
 //! than nearly all others, only to an endpoint with room, and only as often as [`crate::Hedging`]
@@ -321,12 +322,13 @@ impl<A: Reply> Dispatch<A> {
             return None;
         }
         let untried = Wanted { avoided: &tried, ..*wanted };
-        if failure.left_no_work() {
+        let is_not_ready = failure.is_not_ready() && view.fleet().pool.settings().asks_readiness;
+        if failure.left_no_work() || is_not_ready {
             return match view.pick(&untried, now) {
                 Ok(permit) => Some(Found::Room(permit)),
                 Err(_) if view.has_untried(&untried) => self.line_up(view, &untried, now).ok(),
                 // Endpoints that were tried, once more.
-                Err(_) if tried.len() < self.max_tries as usize => {
+                Err(_) if !is_not_ready && tried.len() < self.max_tries as usize => {
                     self.seek(view, wanted, now).ok()
                 }
                 Err(_) => None,

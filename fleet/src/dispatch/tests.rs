@@ -48,7 +48,11 @@ impl Reply for Answer {
 const ANY: Wanted<'static> = Wanted { model: None, count: usize::MAX, key: None, avoided: &[] };
 
 fn view(endpoints: u16, now: Instant) -> View<SmallRng, Still> {
-    let pool = Pool::new(Settings { is_probed: false, ..Settings::default() }, now);
+    view_with(Settings { is_probed: false, ..Settings::default() }, endpoints, now)
+}
+
+fn view_with(settings: Settings, endpoints: u16, now: Instant) -> View<SmallRng, Still> {
+    let pool = Pool::new(settings, now);
     let list: Vec<_> = (1..=endpoints)
         .map(|n| (format!("worker{n}"), SocketAddr::from(([127, 0, 0, 1], n))))
         .collect();
@@ -107,6 +111,50 @@ fn while_an_expected_endpoint_comes_no_request_is_refused() {
             }
         });
     }
+}
+
+#[test]
+fn a_worker_that_is_not_ready_costs_no_retry_budget_and_one_that_is_busy_does() {
+    let now = Instant::now();
+    for (status, asks_readiness, is_free) in
+        [(503, true, true), (503, false, false), (429, true, false)]
+    {
+        let settings = Settings { is_probed: false, asks_readiness, ..Settings::default() };
+        let view = view_with(settings, 2, now);
+        let spent: Vec<_> = (0..3).filter_map(|_| view.fleet().retries.begin(0)).collect();
+        let dispatch: Dispatch<Answer> = Dispatch::new(now + Duration::from_mins(1), 2);
+        let Step::Send(first, Why::First) = dispatch.admit(&view, &ANY, now) else {
+            unreachable!("there is room")
+        };
+        let answer = Answer(StatusCode::from_u16(status).expect("a status"));
+        let failure = Err(Failure::Status(answer));
+        let next = dispatch.ended(&view, &ANY, Some(first.endpoint().id()), failure, 1, now);
+        assert_eq!(matches!(next, Step::Send(_, Why::Retry)), is_free, "{status}: {next:?}");
+        assert_eq!(dispatch.was_denied(), !is_free);
+        drop(spent);
+    }
+}
+
+#[test]
+fn a_request_that_a_worker_was_not_ready_for_waits_for_another_that_is_full() {
+    let now = Instant::now();
+    let settings = Settings { is_probed: false, in_flight: 1, ..Settings::default() };
+    let view = view_with(settings, 2, now);
+    let dispatch: Dispatch<Answer> = Dispatch::new(now + Duration::from_mins(1), 2);
+    let Step::Send(first, Why::First) = dispatch.admit(&view, &ANY, now) else {
+        unreachable!("there is room")
+    };
+    let other = view.pick(&ANY, now).expect("room on the other one");
+    let id = Some(first.endpoint().id());
+    drop(first);
+    let failure = Err(Failure::Status(Answer(StatusCode::SERVICE_UNAVAILABLE)));
+    let next = dispatch.ended(&view, &ANY, id, failure, 1, now);
+    let Step::Wait(waiter, _) = next else { panic!("it waits: {next:?}") };
+    assert!(waiter.take_turn(Waker::noop()).is_none());
+    let endpoint = other.endpoint().id();
+    drop(other);
+    let turn = waiter.take_turn(Waker::noop()).expect("its turn").expect("room");
+    assert_eq!(turn.endpoint().id(), endpoint);
 }
 
 /// The case of a worker whose process has ended and is started again.

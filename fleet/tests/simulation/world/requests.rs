@@ -240,6 +240,8 @@ impl World {
         let left_no_work = match &result {
             Err(Failure::Unreached(_) | Failure::Stale { .. }) => true,
             Err(Failure::Broken { is_gone, .. }) => *is_gone,
+            // A worker that is not ready.
+            Err(Failure::Status(answer)) => answer.status == 503,
             _ => false,
         };
         let is_spent = matches!(result, Err(Failure::Spent));
