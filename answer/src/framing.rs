@@ -9,6 +9,8 @@ use http::{HeaderName, HeaderValue};
 
 /// Longest line before a chunk, and maximum size of the trailers, in bytes.
 const MAX_LINE: usize = 4096;
+/// Maximum number of fields in the trailers; hyper, with which answers are compared, takes 100.
+const MAX_TRAILERS: usize = 64;
 
 /// How the rest of a body is framed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,8 +32,13 @@ pub(crate) enum Chunk {
     Data(u64),
     /// At the line break after a chunk.
     Break,
-    /// In the trailers, of which this many bytes have been read.
-    Trailers(usize),
+    /// In the trailers.
+    Trailers {
+        /// Number of bytes read so far.
+        bytes: usize,
+        /// Number of fields read so far.
+        fields: usize,
+    },
 }
 
 /// Outcome of decoding the bytes received so far.
@@ -111,15 +118,17 @@ impl Chunk {
         let line = input[..end].strip_suffix(b"\r").ok_or(Misframed)?;
         let next = match self {
             Self::Size => match size(line)? {
-                0 => Framing::Chunked(Self::Trailers(0)),
+                0 => Framing::Chunked(Self::Trailers { bytes: 0, fields: 0 }),
                 size => Framing::Chunked(Self::Data(size)),
             },
             Self::Break if line.is_empty() => Framing::Chunked(Self::Size),
-            Self::Trailers(_) if line.is_empty() => Framing::Length(0),
-            Self::Trailers(seen) if seen + end <= MAX_LINE && is_field(line) => {
-                Framing::Chunked(Self::Trailers(seen + end))
+            Self::Trailers { .. } if line.is_empty() => Framing::Length(0),
+            Self::Trailers { bytes, fields }
+                if bytes + end <= MAX_LINE && *fields < MAX_TRAILERS && is_field(line) =>
+            {
+                Framing::Chunked(Self::Trailers { bytes: bytes + end, fields: fields + 1 })
             }
-            Self::Break | Self::Trailers(_) | Self::Data(_) => return Err(Misframed),
+            Self::Break | Self::Trailers { .. } | Self::Data(_) => return Err(Misframed),
         };
         input.advance(end + 1);
         Ok(Some(next))
@@ -221,6 +230,21 @@ mod tests {
             &long,
         ] {
             assert_eq!(body(CHUNKED, &[wire]), Err(Misframed), "{}", wire.escape_ascii());
+        }
+    }
+
+    /// A fuzz target found 153 that hyper refuses.
+    #[test]
+    fn trailers_are_limited_in_bytes_and_in_fields() {
+        let trailers = |field: &str, count| format!("0\r\n{}\r\n", field.repeat(count));
+        for (field, count) in [("a: 1\r\n", 64), ("a: 0123456789012345678901234567\r\n", 64)] {
+            let wire = trailers(field, count);
+            assert!(matches!(body(CHUNKED, &[wire.as_bytes()]), Ok(Some(_))), "{count} {field}");
+        }
+        let long = format!("a: {}\r\n", "x".repeat(1000));
+        for (field, count) in [("a: 1\r\n", 65), (long.as_str(), 5)] {
+            let wire = trailers(field, count);
+            assert_eq!(body(CHUNKED, &[wire.as_bytes()]), Err(Misframed), "{count} {field}");
         }
     }
 
