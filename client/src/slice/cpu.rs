@@ -39,7 +39,7 @@ pub(crate) fn share(text: &str) -> Result<f64, String> {
     }
 }
 
-/// The share of each of `workers`: an equal part of a quarter of the machine, and at most a core,
+/// The share of each of `workers`: an equal part of a quarter of the machine, and at most one core,
 /// so that neither the balancer nor the client nor the memory they all share is ever the limit.
 pub(crate) fn fair_share(cores: usize, workers: usize) -> f64 {
     (cores as f64 / 4.0 / workers.max(1) as f64).clamp(0.001, 1.0)

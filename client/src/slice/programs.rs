@@ -26,7 +26,7 @@ type Service<'a> = (&'a Node, Vec<String>);
 const BALANCER_PORT: u16 = 5000;
 /// Variable for the time that the balancer allows a worker to answer a probe.
 const PROBE_TIMEOUT: &str = "BALANCER_PROBE_TIMEOUT";
-/// Loading a model with a quarter of a core takes a while.
+/// Loading a model with a quarter of one core takes a while.
 const READY_WITHIN: &str = "90s";
 
 /// Builds the slice if it is missing, starts its services, and runs the client command, if any.
@@ -109,7 +109,7 @@ pub(crate) fn target(record: &Record) -> Result<String> {
 }
 
 /// Words that extend the probe timeout, unless the user has set it: under full load, a worker with
-/// a fraction of a core answers a probe that much later without being broken.
+/// a fraction of one core answers a probe that much later without being broken.
 fn patience(is_set: bool) -> Vec<String> {
     if is_set { Vec::new() } else { vec!["env".to_owned(), format!("{PROBE_TIMEOUT}=5s")] }
 }

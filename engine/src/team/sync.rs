@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// The minimum time that a member waits before it assumes that the others lost their cores: longer
-/// than a core needs to wake up, and a small part of a forward pass.
+/// than one core needs to wake up, and a small part of a forward pass.
 #[cfg(not(miri))]
 const LEAST: Duration = Duration::from_micros(200);
 /// Miri runs everything some thousand times slower, and should still see members run together.
